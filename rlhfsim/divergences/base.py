@@ -1,0 +1,138 @@
+"""What a divergence is: four members, and everything that follows from them.
+
+Convention (fixed once, for all divergences): the generator `f` is convex with `f(1) = f'(1) = 0`.
+Adding `c (t - 1)` to a generator changes no divergence, so this loses nothing; it makes every term
+of `D_f` non-negative and puts the multiplier of every regularized problem in the range of r.
+The direction is always (policy, reference); the unit is the nat.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from rlhfsim import checks
+from rlhfsim.checks import FloatArray
+
+
+class Divergence(ABC):
+    """An f-divergence `D_f(policy || reference) = E_x sum_y p f(policy/p)`, `p = reference`.
+
+    A new divergence is one subclass with the five members marked abstract.  `perspective` rather
+    than `f` itself is primitive because `p f(pi/p)` can be computed without cancellation near
+    `pi = p` and without overflow where `pi/p` is large, and `f` follows from it at `p = 1`.
+    """
+
+    @property
+    @abstractmethod
+    def recession(self) -> float:
+        """`lim f(t)/t` as t grows: the cost of a unit of mass where the reference has none."""
+
+    @abstractmethod
+    def perspective(self, policy: ArrayLike, reference: ArrayLike) -> FloatArray:
+        """Return `p f(pi/p)` elementwise, for `reference > 0`."""
+
+    @abstractmethod
+    def link(self, ratio: ArrayLike) -> FloatArray:
+        """Return `f'(t)`."""
+
+    @abstractmethod
+    def link_slope(self, ratio: ArrayLike) -> FloatArray:
+        """Return `f''(t)`."""
+
+    @abstractmethod
+    def inverse_link(self, score: ArrayLike) -> FloatArray:
+        """Return the `t >= 0` with `f'(t) = s`, or 0 where `s < f'(0+)`."""
+
+    # ---- derived once, for every divergence -------------------------------------------------
+
+    def generator(self, ratio: ArrayLike) -> FloatArray:
+        """Return `f(t)`."""
+        return self.perspective(ratio, 1.0)
+
+    def conjugate(self, score: ArrayLike) -> FloatArray:
+        """Return `f*(s) = max_{t >= 0} s t - f(t)`."""
+        s = np.asarray(score, dtype=np.float64)
+        t = self.inverse_link(s)
+        linear = np.multiply(s, t, where=t > 0, out=np.zeros_like(t))
+        return linear - self.generator(t)
+
+    def per_prompt(self, policy: ArrayLike, reference: ArrayLike) -> FloatArray:
+        """Return `D_f(policy(.|x) || reference(.|x))` for each prompt.
+
+        Parameters
+        ----------
+        policy, reference : (..., Y) arrays of distributions, broadcast against each other
+
+        Returns
+        -------
+        (...) array, in nats; `inf` where the policy has mass that the reference lacks (and
+        `recession` is infinite).
+        """
+        pi = checks.as_distributions("policy", policy)
+        p = checks.as_distributions("reference", reference)
+        checks.broadcast(policy=pi, reference=p)
+        outside = np.where(p > 0, 0.0, pi).sum(axis=-1)
+        inside = np.where(p > 0, self.perspective(pi, np.where(p > 0, p, 1.0)), 0.0).sum(axis=-1)
+        return np.asarray(inside) + np.asarray(
+            np.where(outside > 0, self.recession * np.where(outside > 0, outside, 1), 0)
+        )
+
+    def __call__(
+        self, policy: ArrayLike, reference: ArrayLike, prompt_dist: ArrayLike | None = None
+    ) -> FloatArray:
+        """Return `D_f(policy || reference) = sum_x rho(x) D_f(policy(.|x) || reference(.|x))`.
+
+        Parameters
+        ----------
+        policy, reference : (..., X, Y) arrays, or (Y,) for a single prompt
+        prompt_dist : (X,) array
+            May be left out where there is a single prompt.
+
+        Returns
+        -------
+        (...) array or number, in nats; `inf` where support fails on a prompt that occurs.
+        """
+        return average_over_prompts(self.per_prompt(policy, reference), prompt_dist)
+
+    # ---- sums and positive multiples --------------------------------------------------------
+
+    def terms(self) -> tuple[tuple[float, Divergence], ...]:
+        """Return the divergence as `((weight, base), ...)`."""
+        return ((1.0, self),)
+
+    def __add__(self, other: Divergence) -> Divergence:
+        from rlhfsim.divergences.combination import combine
+
+        if not isinstance(other, Divergence):
+            return NotImplemented
+        return combine(*self.terms(), *other.terms())
+
+    def __mul__(self, weight: float) -> Divergence:
+        from rlhfsim.divergences.combination import combine
+
+        weight = checks.positive_number("weight", weight)
+        return combine(*((weight * w, base) for w, base in self.terms()))
+
+    __rmul__ = __mul__
+
+
+def average_over_prompts(values: FloatArray, prompt_dist: ArrayLike | None) -> FloatArray:
+    """Return `sum_x rho(x) values[..., x]`; prompts of weight 0 do not count, even at `inf`."""
+    if prompt_dist is None:
+        if values.ndim and values.shape[-1] != 1:
+            raise ValueError(
+                f"prompt_dist is missing; with {values.shape[-1]} prompts it must be given"
+            )
+        return np.asarray(values[..., 0]) if values.ndim else values
+    rho = checks.as_distributions("prompt_dist", prompt_dist)
+    if values.ndim == 0 and rho.shape == (1,):
+        return values
+    if rho.ndim != 1 or values.shape[-1:] != rho.shape:
+        raise ValueError(
+            f"prompt_dist has shape {rho.shape}; it must be ({(values.shape or (1,))[-1]},), "
+            "one weight per prompt"
+        )
+    return np.asarray((np.where(rho > 0, values, 0.0) * rho).sum(axis=-1))

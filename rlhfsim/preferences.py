@@ -1,0 +1,186 @@
+"""Pairwise preference data and its Bradley-Terry sampling."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from os import PathLike
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from scipy.special import expit
+
+from rlhfsim import checks
+from rlhfsim.bandit import ContextualBandit
+from rlhfsim.checks import FloatArray, IntArray
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_COLUMNS = ("prompt", "chosen", "rejected")
+_SHAPE_KEY = b"rlhfsim.shape"
+
+
+@dataclass(frozen=True, eq=False)
+class PreferenceData:
+    """`n` comparisons `(x, y+, y-)` as three integer columns, read-only.
+
+    Pairs with `chosen == rejected` happen when both responses are sampled independently; they
+    are kept and carry no information.
+
+    Parameters
+    ----------
+    prompt, chosen, rejected : (n,) arrays of integers
+    shape : (X, Y), optional
+        The numbers of prompts and responses; by default, just large enough for the indices.
+
+    Raises
+    ------
+    ValueError
+        For empty columns, columns of different lengths, or indices out of range.
+    """
+
+    prompt: IntArray
+    chosen: IntArray
+    rejected: IntArray
+    shape: tuple[int, int] | None = None
+
+    def __post_init__(self) -> None:
+        """Validate, copy and freeze."""
+        columns = {name: checks.as_indices(name, getattr(self, name)) for name in _COLUMNS}
+        for name, column in columns.items():
+            if column.shape != columns["prompt"].shape:
+                raise ValueError(
+                    f"{name} has {column.size} rows and prompt has {columns['prompt'].size}; "
+                    "the columns must have equal length"
+                )
+        if self.shape is None:
+            responses = max(columns["chosen"].max(), columns["rejected"].max())
+            shape = (int(columns["prompt"].max()) + 1, int(responses) + 1)
+        else:
+            x, y = self.shape
+            shape = (
+                checks.whole_number("shape[0]", x, least=1),
+                checks.whole_number("shape[1]", y, least=1),
+            )
+            for name, column in columns.items():
+                checks.as_indices(name, column, shape[0] if name == "prompt" else shape[1])
+        object.__setattr__(self, "shape", shape)
+        for name, column in columns.items():
+            object.__setattr__(self, name, checks.frozen(column))
+
+    def __len__(self) -> int:
+        """Return `n`."""
+        return self.prompt.size
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """`(X, Y)`: `shape`, never None."""
+        assert self.shape is not None
+        return self.shape
+
+    # ---- to and from tables -----------------------------------------------------------------
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """Return a DataFrame with the integer columns `prompt`, `chosen`, `rejected`."""
+        import pandas as pd
+
+        frame = pd.DataFrame({name: getattr(self, name) for name in _COLUMNS})
+        frame.attrs["shape"] = list(self.size)
+        return frame
+
+    @classmethod
+    def from_dataframe(
+        cls, frame: pd.DataFrame, shape: tuple[int, int] | None = None
+    ) -> PreferenceData:
+        """Return the data of a DataFrame with the columns `prompt`, `chosen`, `rejected`.
+
+        `shape` defaults to the one that `to_dataframe` noted, if any.
+        """
+        missing = [name for name in _COLUMNS if name not in frame.columns]
+        if missing:
+            raise ValueError(
+                f"column {missing[0]!r} is missing; the table has {list(frame.columns)}"
+            )
+        if shape is None and "shape" in frame.attrs:
+            shape = _as_shape(frame.attrs["shape"])
+        prompt, chosen, rejected = (frame[name].to_numpy() for name in _COLUMNS)
+        return cls(prompt, chosen, rejected, shape)
+
+    def to_parquet(self, path: str | PathLike[str]) -> None:
+        """Write the columns and the shape to a Parquet file, atomically."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        from rlhfsim.files import atomic_path
+
+        table = pa.table({name: pa.array(getattr(self, name)) for name in _COLUMNS})
+        table = table.replace_schema_metadata({_SHAPE_KEY: json.dumps(self.size)})
+        with atomic_path(path) as temporary:
+            pq.write_table(table, temporary)
+
+    @classmethod
+    def from_parquet(cls, path: str | PathLike[str]) -> PreferenceData:
+        """Return the data of a Parquet file with the columns `prompt`, `chosen`, `rejected`."""
+        from rlhfsim.files import read_parquet
+
+        table = read_parquet(path)
+        metadata = table.schema.metadata or {}
+        shape = _as_shape(json.loads(metadata[_SHAPE_KEY])) if _SHAPE_KEY in metadata else None
+        return cls.from_dataframe(table.to_pandas(), shape=shape)
+
+
+def _as_shape(value: Any) -> tuple[int, int]:
+    x, y = value
+    return int(x), int(y)
+
+
+def sample_preferences(
+    bandit: ContextualBandit, n: int, rng: np.random.Generator
+) -> PreferenceData:
+    """Return `n` preferences: `x ~ rho`, `y1, y2 ~ pi_ref(.|x)` iid, labelled by Bradley-Terry.
+
+    `P(y1 beats y2 | x) = sigma(r*(x, y1) - r*(x, y2))`.
+
+    Parameters
+    ----------
+    bandit : ContextualBandit
+    n : int
+        At least 1.
+    rng : numpy.random.Generator
+
+    Raises
+    ------
+    ValueError
+        For `n < 1` or an `rng` that is not a Generator.
+
+    Source: arXiv 2407.13399, section 2.1.
+    """
+    n = checks.whole_number("n", n, least=1)
+    rng = checks.generator("rng", rng)
+    x = _inverse_cdf(bandit.prompt_dist, rng.random(n))
+    uniforms = rng.random((2, n))
+    pairs = np.empty((2, n), dtype=np.int64)
+    order = np.argsort(x, kind="stable")
+    starts = np.searchsorted(x[order], np.arange(bandit.shape[0] + 1))
+    for prompt in range(bandit.shape[0]):
+        rows = order[starts[prompt] : starts[prompt + 1]]
+        if rows.size:
+            pairs[:, rows] = _inverse_cdf(bandit.reference[prompt], uniforms[:, rows])
+    first, second = pairs
+    wins = rng.random(n) < expit(bandit.reward[x, first] - bandit.reward[x, second])
+    return PreferenceData(
+        prompt=x,
+        chosen=np.where(wins, first, second),
+        rejected=np.where(wins, second, first),
+        shape=bandit.shape,
+    )
+
+
+def _inverse_cdf(weights: FloatArray, uniforms: FloatArray) -> IntArray:
+    """Return draws from `weights`; an entry of weight 0 is never drawn."""
+    cdf = weights.cumsum()
+    last = int(np.nonzero(weights)[0][-1])
+    draws = np.searchsorted(cdf, uniforms * cdf[-1], side="right")
+    # u * cdf[-1] can round up to cdf[-1] itself; that draw belongs to the last entry with weight.
+    return np.asarray(np.minimum(draws, last), dtype=np.int64)

@@ -1,0 +1,63 @@
+"""What a solver returns, and what it raises when its own certificate is bad."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from rlhfsim.checks import FloatArray
+
+
+@dataclass(frozen=True, eq=False)
+class Solution:
+    """The optimum of `max_pi E_pi[r] - beta D(pi || p)` for each prompt, with its certificate.
+
+    All fields but `policy` have one entry per prompt (and per leading axis); for a single
+    `(Y,)` problem they are 0-dimensional.
+    """
+
+    #: (..., Y) optimal policy.
+    policy: FloatArray
+    #: (...) multiplier `lambda` of `sum_y pi = 1`, in reward units;
+    #: `pi/p = inverse_link((r - lambda)/beta)`.
+    multiplier: FloatArray
+    #: (...) attained objective `E_pi[r] - beta D(pi || p)`, in reward units.
+    value: FloatArray
+    #: (...) dual value minus attained value, in reward units; 0 up to rounding, never clipped.
+    gap: FloatArray
+    #: (...) `|sum_y pi - 1|`.
+    feasibility: FloatArray
+    #: (...) largest `gap` that rounding explains, in reward units.
+    tolerance: FloatArray
+
+
+class SolverError(RuntimeError):
+    """A solver's answer failed its own certificate; the answer is in `solution`."""
+
+    def __init__(self, message: str, solution: Solution) -> None:
+        super().__init__(message)
+        self.solution = solution
+
+
+def require_certified(solution: Solution) -> Solution:
+    """Return `solution`, or raise `SolverError` naming the first prompt with a bad certificate."""
+    size = solution.policy.shape[-1]
+    feasible = solution.feasibility <= rounding(size)
+    good = (np.abs(solution.gap) <= solution.tolerance) & feasible
+    if np.all(good):
+        return solution
+    bad = np.nonzero(np.atleast_1d(~np.asarray(good)))
+    index = tuple(int(i[0]) for i in bad) if np.ndim(good) else ()
+    where = f" at prompt {list(index)}" if index else ""
+    raise SolverError(
+        f"no certified optimum{where}: duality gap {solution.gap[index]:.3g} "
+        f"(allowed {solution.tolerance[index]:.3g}), |sum(policy) - 1| = "
+        f"{solution.feasibility[index]:.3g} (allowed {rounding(size):.3g})",
+        solution,
+    )
+
+
+def rounding(size: int) -> float:
+    """Return the relative error that a pairwise sum of `size` rounded terms may carry."""
+    return float(np.finfo(np.float64).eps * (16 + np.log2(size)))
