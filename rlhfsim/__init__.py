@@ -1,1 +1,95 @@
-"""stub"""
+"""An exact simulator for the theory of offline RLHF.
+
+The model.  Prompts `x ~ rho` and responses `y`, both finite; a reference (sampling) policy
+`p = pi_ref(.|x)`; a true reward `r*(x, y)`.  Preference data are n triples `(x, y+, y-)`:
+`x ~ rho`, `y1, y2 ~ p` iid, labelled by Bradley-Terry, `P(y1 beats y2 | x) = sigma(r*(x, y1) -
+r*(x, y2))`.  A learner fits a reward `r^` to them and maximises, for each prompt,
+`E_pi[r^] - beta D(pi || p)`.  What it loses is the regret `J(pi*) - J(pi)`,
+`J(pi) = E_{x ~ rho, y ~ pi}[r*]`.
+
+Conventions.  Policies, references and rewards are arrays `(..., X, Y)`; leading axes broadcast.
+Logarithms are natural (nats).  `D_chi2(pi || p) = 1/2 E_p[(pi/p - 1)^2]`, with the 1/2, so that
+`C^pi = E_pi[pi/p] = 1 + 2 D_chi2`.  The direction of a divergence is (policy, reference).
+Nothing is renormalised: distributions must sum to 1 within 1e-9.  Values are exact, randomness
+comes only from a `numpy.random.Generator` that is passed in.
+
+Where things are, in the order data flow (imports point only to earlier lines):
+
+==================  ==============================================================================
+module              what is in it
+==================  ==============================================================================
+`checks`            checks of input, and the wording of every `ValueError`
+`files`             atomic writes, result folders
+`special`           Wright omega and `(1+u) log(1+u) - u`, accurate to a few ulp
+`divergences`       `KL`, `ChiSquared`, sums and multiples; TV, Hellinger, Renyi
+`coverage`          `concentrability` and its relatives
+`bandit`            `ContextualBandit`: value, regret, optimal policy
+`table`             a bandit from a table of scored responses
+`instances`         named families: random, Zipf, log-linear, Proposition A.1
+`preferences`       `PreferenceData`, `sample_preferences`
+`rewards`           `fit_reward`: tabular Bradley-Terry, finite class, existence of the MLE
+`solvers`           `solve` -> `Solution` with its duality gap; the mpmath reference solver
+`best_of_n`         exact best-of-N with ties
+`bounds`            right-hand sides of theorems, every constant explicit
+`claims`            statements of the literature as objects that can be evaluated
+`studies`           settings -> tables and findings; one module per part of the report
+`plots`             tables -> figures
+`report`, `repro`   the HTML page; the main job `rlhfsim repro`
+`papers`, `cli`     expected numbers of papers; the command line
+==================  ==============================================================================
+
+Every line of the report names the function that computed it (in `studies`) and the table that
+holds its numbers.
+"""
+
+from rlhfsim.bandit import ContextualBandit
+from rlhfsim.best_of_n import best_of_n, best_of_n_kl_formula
+from rlhfsim.coverage import (
+    all_policy_concentrability,
+    concentrability,
+    max_concentrability,
+)
+from rlhfsim.divergences import (
+    DIVERGENCES,
+    KL,
+    ChiSquared,
+    Divergence,
+    renyi,
+    squared_hellinger,
+    total_variation,
+)
+from rlhfsim.instances import log_linear_bandit, proposition_a1, random_bandit, zipf_bandit
+from rlhfsim.preferences import PreferenceData, sample_preferences
+from rlhfsim.rewards import FiniteClass, MLEDoesNotExistError, Tabular, fit_reward
+from rlhfsim.solvers import Solution, SolverError, solve
+from rlhfsim.table import example_table
+
+__all__ = [
+    "DIVERGENCES",
+    "KL",
+    "ChiSquared",
+    "ContextualBandit",
+    "Divergence",
+    "FiniteClass",
+    "MLEDoesNotExistError",
+    "PreferenceData",
+    "Solution",
+    "SolverError",
+    "Tabular",
+    "all_policy_concentrability",
+    "best_of_n",
+    "best_of_n_kl_formula",
+    "concentrability",
+    "example_table",
+    "fit_reward",
+    "log_linear_bandit",
+    "max_concentrability",
+    "proposition_a1",
+    "random_bandit",
+    "renyi",
+    "sample_preferences",
+    "solve",
+    "squared_hellinger",
+    "total_variation",
+    "zipf_bandit",
+]

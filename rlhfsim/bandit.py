@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class ContextualBandit:
-    """A finite contextual bandit with known reward (arXiv 2407.13399, section 2.1).
+    """A finite contextual bandit with known reward (the setting of arXiv 2407.13399).
 
     Prompts `x ~ rho`, responses y, reward `r*(x, y)`; `reference` is the sampling policy pi_ref.
     Arrays are copied in and read-only.  Nothing is renormalised: distributions must sum to 1

@@ -28,7 +28,7 @@ def concentrability(
     -------
     (...) array or number, dimensionless
 
-    Source: arXiv 2407.13399, section 2.2.
+    Source: arXiv 2407.13399.
     """
     pi, ratio = _ratio(policy, reference)
     with np.errstate(over="ignore", invalid="ignore"):

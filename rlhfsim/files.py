@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
+import hashlib
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,13 +13,13 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-#: Name prefix of files that are being written; a reader never looks at them.
+#: Name prefix of what is still being written; a reader never looks at it.
 TEMPORARY_PREFIX = ".rlhfsim-partial-"
 
 
 @contextmanager
 def atomic_path(path: str | PathLike[str]) -> Iterator[Path]:
-    """Yield a temporary path next to `path`; on success it is synced and takes the place of `path`.
+    """Yield a temporary path next to `path`; on success it is synced and takes its place.
 
     If the block raises (an interrupt included) the temporary file is removed and `path` is left
     as it was.
@@ -29,8 +32,9 @@ def atomic_path(path: str | PathLike[str]) -> Iterator[Path]:
     temporary = Path(name)
     try:
         yield temporary
+        # mkstemp makes files private; the target gets the permissions of any new file.
         temporary.chmod(0o666 & ~_umask())
-        publish(temporary, target)
+        _publish(temporary, target)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -41,16 +45,40 @@ def write_text(path: str | PathLike[str], text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
-def publish(temporary: Path, target: Path) -> None:
-    """Sync `temporary` to disk and rename it to `target`."""
-    with temporary.open("rb") as file:
-        os.fsync(file.fileno())
-    temporary.replace(target)
-    directory = os.open(target.parent, os.O_RDONLY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
+@contextmanager
+def staged_folder(folder: str | PathLike[str]) -> Iterator[Path]:
+    """Yield an empty staging folder whose files move into `folder` when the block succeeds.
+
+    Until then `folder` keeps what it had: an interrupted or killed run changes nothing in it.
+    Other files in `folder` are left alone.  What a killed run left staged is removed first.
+
+    Raises
+    ------
+    ValueError
+        If `folder` is a file, or another process is writing to it.
+    """
+    target = Path(folder)
+    if target.exists() and not target.is_dir():
+        raise ValueError(f"{target} is not a folder")
+    target.mkdir(parents=True, exist_ok=True)
+    with _locked(target):
+        for stale in target.glob(f"{TEMPORARY_PREFIX}*"):
+            shutil.rmtree(stale) if stale.is_dir() else stale.unlink()
+        staging = Path(tempfile.mkdtemp(prefix=TEMPORARY_PREFIX, dir=target))
+        try:
+            yield staging
+            for file in sorted(p for p in staging.rglob("*") if p.is_file()):
+                destination = target / file.relative_to(staging)
+                destination.parent.mkdir(parents=True, exist_ok=True)
+                _publish(file, destination)
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
+
+
+def sha256(path: Path) -> str:
+    """Return the SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def read_parquet(path: str | PathLike[str]) -> Any:
@@ -63,6 +91,30 @@ def read_parquet(path: str | PathLike[str]) -> Any:
     except (OSError, pa.ArrowException) as error:
         reason = str(error).splitlines()[0]
         raise ValueError(f"{os.fspath(path)} is not a readable Parquet file: {reason}") from error
+
+
+def _publish(temporary: Path, target: Path) -> None:
+    with temporary.open("rb") as file:
+        os.fsync(file.fileno())
+    temporary.replace(target)
+    directory = os.open(target.parent, os.O_RDONLY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(f"{folder} is being written to by another process") from None
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _umask() -> int:

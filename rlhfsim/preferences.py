@@ -154,7 +154,7 @@ def sample_preferences(
     ValueError
         For `n < 1` or an `rng` that is not a Generator.
 
-    Source: arXiv 2407.13399, section 2.1.
+    Source: arXiv 2407.13399.
     """
     n = checks.whole_number("n", n, least=1)
     rng = checks.generator("rng", rng)

@@ -56,7 +56,7 @@ class Divergence(ABC):
         """Return `f*(s) = max_{t >= 0} s t - f(t)`."""
         s = np.asarray(score, dtype=np.float64)
         t = self.inverse_link(s)
-        linear = np.multiply(s, t, where=t > 0, out=np.zeros_like(t))
+        linear: FloatArray = np.multiply(s, t, where=t > 0, out=np.zeros_like(t))
         return linear - self.generator(t)
 
     def per_prompt(self, policy: ArrayLike, reference: ArrayLike) -> FloatArray:
@@ -76,9 +76,8 @@ class Divergence(ABC):
         checks.broadcast(policy=pi, reference=p)
         outside = np.where(p > 0, 0.0, pi).sum(axis=-1)
         inside = np.where(p > 0, self.perspective(pi, np.where(p > 0, p, 1.0)), 0.0).sum(axis=-1)
-        return np.asarray(inside) + np.asarray(
-            np.where(outside > 0, self.recession * np.where(outside > 0, outside, 1), 0)
-        )
+        extra = np.where(outside > 0, self.recession * np.where(outside > 0, outside, 1), 0)
+        return np.asarray(inside + extra, dtype=np.float64)
 
     def __call__(
         self, policy: ArrayLike, reference: ArrayLike, prompt_dist: ArrayLike | None = None

@@ -16,7 +16,7 @@ class ChiSquared(Divergence):
     """`D_chi2(policy || reference) = 1/2 E_p[(w - 1)^2]`, **with the 1/2**: `f(t) = (t - 1)^2 / 2`.
 
     `f'(t) = t - 1`, inverse `max(0, 1 + s)`.  Concentrability is `C = 1 + 2 D_chi2`.
-    Convention of chiPO (arXiv 2407.13399, section 3); without the 1/2 elsewhere.
+    Convention of chiPO (arXiv 2407.13399); without the 1/2 elsewhere.
 
     >>> float(ChiSquared()([1.0, 0.0], [0.5, 0.5]))
     0.5

@@ -35,7 +35,7 @@ def combine(*terms: tuple[float, Divergence]) -> Divergence:
 class Combination(Divergence):
     """`sum_k c_k D_{f_k}` with `c_k > 0`; built by `+` and `*`, not directly.
 
-    `D_chi2 + gamma KL` is the mixed divergence of chiPO (arXiv 2407.13399, section 3; gamma = 1
+    `D_chi2 + gamma KL` is the mixed divergence of chiPO (arXiv 2407.13399; gamma = 1
     there).
     """
 
@@ -83,7 +83,7 @@ class Combination(Divergence):
     def _inverse_mixed(self, score: FloatArray, chi_squared: float, kl: float) -> FloatArray:
         gamma = kl / chi_squared
         with np.errstate(over="ignore", under="ignore", invalid="ignore", divide="ignore"):
-            ratio = gamma * wright_omega((score / chi_squared + 1.0) / gamma - math.log(gamma))
+            ratio = gamma * wright_omega((score + chi_squared) / kl - math.log(gamma))
             # One Newton step in log t: the offset log(gamma) above costs |log gamma| ulp.
             step = (score - chi_squared * (ratio - 1.0) - kl * np.log(ratio)) / (
                 chi_squared * ratio + kl
@@ -95,20 +95,23 @@ class Combination(Divergence):
         # Between the smallest and the largest t with f_k'(t) = s / sum(c), all f_k' straddle s.
         total = sum(weight for weight, _ in self.weighted)
         candidates = np.stack([base.inverse_link(score / total) for _, base in self.weighted])
-        low, high = candidates.min(axis=0), candidates.max(axis=0)
-        for _ in range(_BISECTIONS):
-            # The geometric mean while both ends are positive: ratios span hundreds of decades.
-            with np.errstate(over="ignore", under="ignore"):
+        # Kept inside the positive floats: an inverse link may be 0 or infinite there.
+        smallest, largest = 5e-324, np.finfo(np.float64).max
+        low = np.maximum(candidates.min(axis=0), smallest)
+        high = np.clip(candidates.max(axis=0), smallest, largest)
+        with np.errstate(over="ignore", under="ignore", divide="ignore"):
+            for _ in range(_BISECTIONS):
+                # The geometric mean while the ends are far apart: ratios span hundreds of decades.
                 middle = np.where(
-                    low > 0.25 * high, 0.5 * (low + high), np.sqrt(low) * np.sqrt(high)
+                    low > 0.25 * high, low + 0.5 * (high - low), np.sqrt(low) * np.sqrt(high)
                 )
-                middle = np.where(low > 0, middle, 0.5 * high)
-            if np.all((middle <= low) | (middle >= high)):
-                break
-            above = self.link(middle) > score
-            low, high = np.where(above, low, middle), np.where(above, middle, high)
-        closer = np.abs(self.link(low) - score) < np.abs(self.link(high) - score)
-        return np.asarray(np.where(closer, low, high))
+                if np.all((middle <= low) | (middle >= high)):
+                    break
+                above = self.link(middle) > score
+                low, high = np.where(above, low, middle), np.where(above, middle, high)
+            gap_low, gap_high = score - self.link(low), self.link(high) - score
+        nearest = np.where(np.abs(gap_low) < np.abs(gap_high), low, high)
+        return np.asarray(np.where((low == smallest) & (gap_low < 0), 0.0, nearest))
 
     def _weighted_sum(self, values: list[FloatArray]) -> FloatArray:
         total = np.zeros(np.broadcast_shapes(*(v.shape for v in values)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import ArrayLike
+from scipy.special import logsumexp
 
 from rlhfsim import checks
 from rlhfsim.checks import FloatArray
@@ -52,12 +53,16 @@ def renyi(policy: ArrayLike, reference: ArrayLike, order: float) -> FloatArray:
         top = np.asarray(log_ratio.max(axis=-1))
         if np.isinf(order):
             return top
-        # sum pi^a p^(1-a) = sum pi e^((a-1) log w).  The largest exponent is taken out; expm1 and
-        # log1p keep the digits of a small divergence.
-        exponent = (order - 1.0) * np.where(pi > 0, log_ratio, 0.0)
-        peak = np.asarray(np.where(pi > 0, exponent, -np.inf).max(axis=-1))
-        shifted = np.where(pi > 0, pi * np.expm1(exponent - peak[..., None]), 0.0)
-        value = (np.log1p(shifted.sum(axis=-1) + (pi.sum(axis=-1) - 1.0)) + peak) / (order - 1.0)
+        # sum pi^a p^(1-a) = sum pi e^s with s = (a-1) log w.  Near 1 its distance from 1 is summed,
+        # which keeps the digits of a small divergence; elsewhere its logarithm is taken as usual.
+        s = (order - 1.0) * np.where(pi > 0, log_ratio, 0.0)
+        log_terms = np.where(pi > 0, np.log(pi) + s, -np.inf)
+        terms = np.where(np.abs(s) < 1, pi * np.expm1(s), np.exp(log_terms) - pi)
+        excess = np.asarray(terms.sum(axis=-1) + (pi.sum(axis=-1) - 1.0))
+        log_sum = np.where(
+            np.abs(excess) < 0.5, np.log1p(excess), np.asarray(logsumexp(log_terms, axis=-1))
+        )
+        value = log_sum / (order - 1.0)
     return np.where((order > 1) & np.isinf(top), np.inf, value)
 
 

@@ -1,0 +1,107 @@
+"""Best-of-N sampling: its exact policy with ties, its exact KL, and the formula usually quoted."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from rlhfsim import checks
+from rlhfsim.checks import FloatArray
+
+
+def best_of_n(reference: ArrayLike, reward: ArrayLike, n: ArrayLike) -> FloatArray:
+    """Return the law of the best of `n` draws from `reference` by `reward`, ties shared.
+
+    On a level of tied rewards with mass m between F- and F = F- + m,
+    `pi_n(y) = p(y)/m (F^n - (F-)^n)`.
+
+    Parameters
+    ----------
+    reference, reward : (..., Y) arrays, broadcast against each other
+    n : number or array
+        At least 1, broadcast against the prompt axes `(...)`; need not be an integer.
+
+    Returns
+    -------
+    (..., Y) array of distributions
+    """
+    p = checks.as_distributions("reference", reference)
+    r = checks.as_real("reward", reward)
+    count = checks.as_real("n", n)
+    if np.any(count < 1):
+        raise ValueError(f"n is {count.min().item()!r}; it must be at least 1")
+    if r.ndim == 0 or r.shape[-1] != p.shape[-1]:
+        raise ValueError(
+            f"reward has shape {r.shape} and reference {p.shape}; "
+            "their last axes must hold the same responses"
+        )
+    pair = checks.broadcast(reference=p, reward=r)
+    p, r = np.broadcast_to(p, pair), np.broadcast_to(r, pair)
+    below, level, above = _masses(p, r)
+    shape = checks.broadcast(reference=p[..., 0], n=count)
+    power = np.broadcast_to(count, shape)[..., None]
+    with np.errstate(divide="ignore", invalid="ignore", under="ignore"):
+        upto = below + level
+        # log F from whichever of F and 1 - F is small, and F^n - (F-)^n as F^n (1 - (F-/F)^n),
+        # so that neither a rare level nor a large n costs digits.
+        log_cdf = np.where(upto < 0.5, np.log(upto), np.log1p(-above))
+        share = -np.expm1(power * np.log1p(-np.minimum(level / upto, 1.0)))
+        policy = np.exp(power * log_cdf) * share * (p / level)
+    return np.where(p > 0, policy, 0.0)
+
+
+def best_of_n_kl_formula(n: ArrayLike) -> FloatArray:
+    """Return `log n - (n - 1)/n`, which bounds `KL(best-of-n || reference)` from above.
+
+    It is attained for continuous rewards without ties, and is often plotted as if it were the KL;
+    over finitely many responses the KL stays below `log(1/p(best))` however large n is.
+
+    Source: the formula of arXiv 2009.01325, appendix G.3; that it is a bound, 2401.01879.
+    """
+    count = checks.as_positive("n", n)
+    return np.asarray(np.log(count) - (count - 1.0) / count)
+
+
+def best_of_n_chi_squared_bound(n: ArrayLike) -> FloatArray:
+    """Return `(n - 1)^2 / (2 (2n - 1))`, which bounds `D_chi2(best-of-n || reference)` from above.
+
+    Attained for continuous rewards, where the ratio is `n F^(n-1)` and `C = n^2/(2n - 1)`.
+    """
+    count = checks.as_positive("n", n)
+    return np.asarray((count - 1.0) ** 2 / (2.0 * (2.0 * count - 1.0)))
+
+
+def _masses(p: FloatArray, r: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Mass strictly below, at, and strictly above the reward level of each response."""
+    order = np.argsort(r, axis=-1, kind="stable")
+    mass = np.take_along_axis(p, order, axis=-1)
+    levels = np.take_along_axis(r, order, axis=-1)
+    new = np.ones(levels.shape, dtype=bool)
+    new[..., 1:] = levels[..., 1:] > levels[..., :-1]
+    position = np.broadcast_to(np.arange(levels.shape[-1]), levels.shape)
+    first = np.maximum.accumulate(np.where(new, position, 0), axis=-1)
+    last_of_next = np.where(np.roll(new, -1, axis=-1), position, levels.shape[-1] - 1)
+    last_of_next[..., -1] = levels.shape[-1] - 1
+    last = np.flip(np.minimum.accumulate(np.flip(last_of_next, -1), axis=-1), -1)
+    # Sums from either end: a tail is never found by subtraction from 1.
+    zero = np.zeros((*mass.shape[:-1], 1))
+    from_bottom = np.concatenate([zero, mass.cumsum(axis=-1)], axis=-1)
+    from_top = np.flip(np.concatenate([zero, np.flip(mass, -1).cumsum(axis=-1)], axis=-1), -1)
+    below = np.take_along_axis(from_bottom, first, axis=-1)
+    above = np.take_along_axis(from_top, last + 1, axis=-1)
+    level = _level_masses(mass, first)
+    result = []
+    for sorted_values in (below, level, above):
+        values = np.empty_like(sorted_values)
+        np.put_along_axis(values, order, sorted_values, axis=-1)
+        result.append(values)
+    return result[0], result[1], result[2]
+
+
+def _level_masses(mass: FloatArray, first: np.ndarray) -> FloatArray:
+    """Sum of `mass` over each run of equal `first`, without differences of running sums."""
+    size = mass.shape[-1]
+    rows = mass.reshape(-1, size)
+    slots = (np.arange(rows.shape[0])[:, None] * size + first.reshape(-1, size)).ravel()
+    sums = np.bincount(slots, weights=rows.ravel(), minlength=rows.size)
+    return np.asarray(sums[slots].reshape(mass.shape))

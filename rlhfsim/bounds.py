@@ -1,0 +1,149 @@
+"""Right-hand sides of theorems, with their numbers."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from rlhfsim import checks
+from rlhfsim.checks import FloatArray
+from rlhfsim.divergences import KL
+from rlhfsim.divergences.base import average_over_prompts
+
+
+def centred_error(reward: ArrayLike, reward_hat: ArrayLike, reference: ArrayLike) -> FloatArray:
+    """Return `delta_c = (r* - r^) - E_p[r* - r^]`, centred per prompt.
+
+    Rewards are identified by preferences only up to a constant per prompt; the centred error is
+    what of them matters.
+
+    Parameters
+    ----------
+    reward, reward_hat, reference : (..., Y) arrays
+    """
+    p = checks.as_distributions("reference", reference)
+    delta = checks.as_real("reward", reward) - checks.as_real("reward_hat", reward_hat)
+    return np.asarray(delta - (p * delta).sum(axis=-1, keepdims=True))
+
+
+def reward_error(
+    reward: ArrayLike,
+    reward_hat: ArrayLike,
+    reference: ArrayLike,
+    prompt_dist: ArrayLike | None = None,
+) -> FloatArray:
+    """Return `eps_c = sqrt(E_x Var_p[r* - r^])`, in reward units; shapes as for a divergence."""
+    p = checks.as_distributions("reference", reference)
+    delta = centred_error(reward, reward_hat, p)
+    return np.sqrt(average_over_prompts((p * delta * delta).sum(axis=-1), prompt_dist))
+
+
+def sharp_chi_squared_bound(
+    reward: ArrayLike,
+    reward_hat: ArrayLike,
+    reference: ArrayLike,
+    beta: ArrayLike,
+    comparator: ArrayLike,
+    prompt_dist: ArrayLike | None = None,
+    *,
+    kl_weight: float = 0.0,
+) -> FloatArray:
+    """Return `|| delta + beta (w* - 1) ||_p^2 / (4 beta) + beta gamma KL(pi* || p)`.
+
+    For **every** `r*, r^, p, beta` and `pi*`, the policy
+    `argmax J^(pi) - beta (D_chi2 + gamma KL)(pi || p)` has regret `J(pi*) - J(pi)` at most this.
+    With gamma = 0 it is attained where no response is clipped and
+    `r*_c = (delta + beta (w* - 1)) / 2`.
+
+    Proof (gamma = 0): with `a = w* - 1`, `b = w - 1`, strong concavity gives
+    `J^(pi*) - J^(pi) <= beta <b, a - b>_p`; adding `<delta, a - b>_p` and maximising over b gives
+    `||delta + beta a||_p^2 / (4 beta)`.
+
+    Parameters
+    ----------
+    reward, reward_hat, reference, comparator : (..., X, Y) arrays, or (Y,) for one prompt
+    beta : number or (...) array
+        Positive, broadcast against the axes before `(X, Y)`.
+    prompt_dist : (X,) array
+    kl_weight : number
+        gamma, non-negative.
+
+    Returns
+    -------
+    (...) array, in reward units
+
+    Source: derived here from the argument of arXiv 2407.13399, theorem 3.1, with the constants
+    kept.
+    """
+    p = checks.as_distributions("reference", reference)
+    star = checks.as_distributions("comparator", comparator)
+    b = checks.as_positive("beta", beta)
+    gamma = checks.positive_number("kl_weight", kl_weight, zero=True)
+    delta = centred_error(reward, reward_hat, p)
+    scale = b if p.ndim == 1 else b[..., None, None]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        excess = np.where(p > 0, (star - p) / p, np.where(star > 0, np.inf, 0.0))
+        residual = delta + scale * excess
+        terms = np.where(p > 0, p * residual**2, np.where(star > 0, np.inf, 0.0))
+    bound = average_over_prompts(terms.sum(axis=-1), prompt_dist) / (4.0 * b)
+    if gamma > 0:
+        bound = bound + b * gamma * KL()(star, p, prompt_dist)
+    return np.asarray(bound)
+
+
+def chi_squared_bound(epsilon: ArrayLike, divergence: ArrayLike, beta: ArrayLike) -> FloatArray:
+    """Return `(eps_c + beta sqrt(2 D*))^2 / (4 beta)`, the sharp bound in terms of norms alone.
+
+    Parameters
+    ----------
+    epsilon : centred reward error `eps_c`
+    divergence : `D* = D_chi2(pi* || p)`
+    beta : positive; all three broadcast
+    """
+    b = checks.as_positive("beta", beta)
+    root = np.asarray(epsilon) + b * np.sqrt(2.0 * np.asarray(divergence))
+    return np.asarray(root * root / (4.0 * b))
+
+
+def theory_beta(epsilon: ArrayLike, divergence: ArrayLike) -> FloatArray:
+    """Return `beta = eps_c / sqrt(2 D*)`, where `chi_squared_bound` is `sqrt(C - 1) eps_c`."""
+    return np.asarray(np.asarray(epsilon) / np.sqrt(2.0 * np.asarray(divergence)))
+
+
+def finite_class_error(n: int, class_size: int, delta: float, reward_gap: float) -> float:
+    """Return `log(|R|/delta) / (n sigma'(V)^2)`, which bounds `eps_c^2` with probability 1 - delta.
+
+    For the maximum-likelihood reward of a finite class R that contains `r*`, all of whose reward
+    differences are at most V in size; `sigma'(V) = 1/(2 + e^V + e^-V)`.
+
+    Source: arXiv 2407.13399, with the constants kept.
+    """
+    n = checks.whole_number("n", n, least=1)
+    size = checks.whole_number("class_size", class_size, least=1)
+    delta = checks.positive_number("delta", delta)
+    if delta >= 1:
+        raise ValueError(f"delta is {delta!r}; it must be below 1")
+    v = checks.positive_number("reward_gap", reward_gap, zero=True)
+    slope = 1.0 / (2.0 + np.exp(v) + np.exp(-v))
+    return float(np.log(size / delta) / (n * slope**2))
+
+
+def proposition_a1_floor(n: int) -> float:
+    """Return a lower bound, over **all** beta > 0, on the KL-regularized regret of Proposition A.1.
+
+    On `proposition_a1(n)`, once the learned reward is the wrong one,
+    `regret >= Delta (1 - pi(a_0)) >= (1/(2 ln n)) (1 - 2/n) / (e + 1 - 2/n)`, for n >= 3.
+
+    Proof.  With `t = 1/beta` the policy is proportional to
+    `(1/2, (1/2 - 1/n) e^(-Delta t), e^(t/2)/n)`, and every response but a_0 costs at least Delta.
+    If `t <= 2 ln n`, then `Delta t <= 1` and the second weight is at least `(1/2 - 1/n)/e`;
+    otherwise the third is at least 1 and `1 - pi(a_0) >= 2/3`, which is more.
+
+    Returns
+    -------
+    number, in reward units; about `0.134 / ln n` for large n
+    """
+    n = checks.whole_number("n", n, least=3)
+    rest = 1.0 - 2.0 / n
+    return float(rest / (np.e + rest) / (2.0 * np.log(n)))
+

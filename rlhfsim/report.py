@@ -1,0 +1,121 @@
+"""One self-contained HTML page from study results and their figures."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from html import escape
+
+import pandas as pd
+
+from rlhfsim.plots import FIGURES
+from rlhfsim.studies.record import Finding, StudyResult
+
+_STYLE = """
+:root { color-scheme: light; }
+body { font: 16px/1.5 system-ui, sans-serif; color: #1b1b1b; margin: 0 auto; padding: 1rem;
+       max-width: 62rem; }
+h1 { font-size: 1.6rem; } h2 { font-size: 1.25rem; margin-top: 2.5rem; }
+.scroll { overflow-x: auto; }
+table { border-collapse: collapse; width: 100%; font-size: .85rem; }
+th, td { text-align: left; vertical-align: top; padding: .35rem .6rem;
+         border-bottom: 1px solid #ddd; }
+td.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
+th.number { text-align: right; }
+.verdict { font-weight: 600; white-space: nowrap; } .good { color: #00603f; } .bad { color: #b3261e; }
+code { font-size: .8rem; overflow-wrap: anywhere; } figure { margin: 1rem 0; }
+figure svg { width: 100%; height: auto; } figcaption, .note { font-size: .85rem; color: #444; }
+"""
+
+#: Tables with more rows than this are linked to, not printed.
+_MOST_ROWS = 40
+
+
+def render(
+    results: Sequence[StudyResult], figures: Mapping[str, str], manifest: Mapping[str, object]
+) -> str:
+    """Return the report as HTML; `figures` maps figure names to inline SVG."""
+    findings = [f for result in results for f in result.findings]
+    sections = "".join(_section(result, figures) for result in results)
+    versions = ", ".join(f"{k} {v}" for k, v in dict(manifest["versions"]).items())  # type: ignore[call-overload]
+    return f"""<!DOCTYPE html>
+<html lang="en"><head><meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>rlhfsim: main results</title><style>{_STYLE}</style></head><body>
+<h1>rlhfsim: main results</h1>
+<p>Every value is computed exactly, not estimated, unless it says “sampled”. Divergences are in
+nats; χ² carries the factor ½. The last column names the function that computes each number and
+the table, in the folder <code>tables/</code> beside this page, that holds it.</p>
+{_findings(findings)}
+{sections}
+<p class="note">Seed {escape(str(manifest["seed"]))}; {escape(versions)}.</p>
+</body></html>
+"""
+
+
+def _section(result: StudyResult, figures: Mapping[str, str]) -> str:
+    parts = [
+        f'<h2 id="{result.name}">{escape(result.title)}</h2>',
+        f"<p>{escape(result.question)}</p>",
+        _findings(result.findings),
+    ]
+    for name, spec in FIGURES.items():
+        if name in figures and set(spec.tables) <= set(result.tables):
+            parts.append(
+                f"<figure>{_unique_ids(figures[name], name)}"
+                f"<figcaption>{escape(spec.caption)} "
+                f"<code>figures/{name}.pdf</code></figcaption></figure>"
+            )
+    for name, table in result.tables.items():
+        if len(table) <= _MOST_ROWS:
+            parts.append(f"<h3><code>{name}</code></h3>{_table(table)}")
+        else:
+            parts.append(
+                f'<p class="note"><code>tables/{name}.parquet</code>, <code>.csv</code>: '
+                f"{len(table)} rows.</p>"
+            )
+    settings = ", ".join(f"{key} = {value}" for key, value in result.settings.items())
+    parts.append(f'<p class="note">Settings: {escape(settings)}.</p>')
+    return "\n".join(parts)
+
+
+def _findings(findings: Sequence[Finding]) -> str:
+    rows = "".join(
+        f"<tr><td>{escape(f.claim)}</td><td>{escape(f.source)}</td><td>{escape(f.measured)}</td>"
+        f'<td class="verdict {"good" if f.expected else "bad"}">{escape(f.verdict)}</td>'
+        f"<td><code>{escape(f.computed_by)}</code><br><code>{escape(f.table)}</code></td></tr>"
+        for f in findings
+    )
+    return (
+        '<div class="scroll"><table><thead><tr><th>claim</th><th>source</th><th>measured</th>'
+        f"<th>verdict</th><th>computed by, table</th></tr></thead><tbody>{rows}</tbody></table></div>"
+    )
+
+
+def _table(table: pd.DataFrame) -> str:
+    # Whole instances (lists) are for programs; they stay in the saved table.
+    shown = table[[c for c in table.columns if not table[c].map(lambda v: isinstance(v, list)).any()]]
+    numeric = {c for c in shown.columns if pd.api.types.is_numeric_dtype(shown[c])}
+
+    def tag(column: str, element: str, text: str) -> str:
+        kind = ' class="number"' if column in numeric else ""
+        return f"<{element}{kind}>{escape(text)}</{element}>"
+
+    head = "".join(tag(str(c), "th", str(c).replace("_", " ")) for c in shown.columns)
+    body = "".join(
+        "<tr>" + "".join(tag(str(c), "td", _cell(v)) for c, v in row.items()) + "</tr>"
+        for _, row in shown.astype(object).iterrows()
+    )
+    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, float):
+        return "–" if value != value else f"{value:.6g}"
+    return str(value)
+
+
+def _unique_ids(svg: str, prefix: str) -> str:
+    """Give every id of an inline SVG a prefix: two figures on one page must not share ids."""
+    svg = re.sub(r'\bid="', f'id="{prefix}-', svg)
+    return re.sub(r'(href="#|url\(#)', rf"\g<1>{prefix}-", svg)

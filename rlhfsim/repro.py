@@ -1,0 +1,94 @@
+"""The main job: run every study, save tables, figures, report and manifest."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Callable, Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+import pandas as pd
+
+from rlhfsim.bandit import ContextualBandit
+from rlhfsim.files import atomic_path, sha256, staged_folder, write_text
+from rlhfsim.plots import FIGURES, style
+from rlhfsim.report import render
+from rlhfsim.studies import STUDIES, StudyResult
+
+#: Called with a line of text as each step begins.
+Progress = Callable[[str], None]
+
+#: Progress calls of one run: a step per study and one for what is written.
+STEPS = len(STUDIES) + 1
+
+
+def reproduce(
+    out: Path, seed: int, table: ContextualBandit | None, progress: Progress
+) -> list[StudyResult]:
+    """Run every study and write the results to the folder `out`; return them.
+
+    `out` receives `tables/` (Parquet and CSV), `figures/` (PDF and PNG), `report.html` and
+    `manifest.json`, all at once when everything is done.  The same seed gives the same bytes.
+
+    Raises
+    ------
+    ValueError
+        If `out` is a file or is being written to by another process.
+    """
+    with staged_folder(out) as staging:
+        results = []
+        for name, study in STUDIES.items():
+            progress(name)
+            results.append(study(seed, table))
+        progress("tables, figures, report")
+        tables = {"findings": pd.concat([r.findings_table() for r in results], ignore_index=True)}
+        for result in results:
+            tables.update(result.tables)
+        write_tables(staging / "tables", tables)
+        figures = write_figures(staging / "figures", tables)
+        manifest = {
+            "seed": seed,
+            "versions": {
+                "rlhfsim": version("rlhfsim"),
+                "python": platform.python_version(),
+                **{name: version(name) for name in ("numpy", "scipy", "pandas", "matplotlib")},
+            },
+            "settings": {r.name: r.settings for r in results},
+            "table": None if table is None else {"prompts": table.shape[0], "responses": table.shape[1]},
+        }
+        write_text(staging / "report.html", render(results, figures, manifest))
+        files = sorted(p for p in staging.rglob("*") if p.is_file())
+        manifest["files"] = {p.relative_to(staging).as_posix(): sha256(p) for p in files}
+        write_text(staging / "manifest.json", json.dumps(manifest, indent=2) + "\n")
+    return results
+
+
+def write_tables(folder: Path, tables: Mapping[str, pd.DataFrame]) -> None:
+    """Write every table as `name.parquet` and `name.csv` (17 significant digits)."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, table in tables.items():
+        with atomic_path(folder / f"{name}.parquet") as path:
+            table.to_parquet(path, index=False)
+        with atomic_path(folder / f"{name}.csv") as path:
+            table.to_csv(path, index=False, float_format="%.17g")
+
+
+def write_figures(folder: Path, tables: Mapping[str, pd.DataFrame]) -> dict[str, str]:
+    """Write every figure that the tables allow as PDF and PNG; return them as inline SVG."""
+    folder.mkdir(parents=True, exist_ok=True)
+    drawn = {}
+    for name, spec in FIGURES.items():
+        if set(spec.tables) <= set(tables) and spec.applies(tables):
+            figure = spec.draw(tables)
+            style.save(figure, folder / name)
+            drawn[name] = style.to_svg(figure)
+    return drawn
+
+
+def read_tables(folder: Path, names: Sequence[str]) -> dict[str, pd.DataFrame]:
+    """Return saved tables by name from a results folder's `tables/`."""
+    missing = [n for n in names if not (folder / "tables" / f"{n}.parquet").is_file()]
+    if missing:
+        raise ValueError(f"{folder}/tables/{missing[0]}.parquet does not exist")
+    return {name: pd.read_parquet(folder / "tables" / f"{name}.parquet") for name in names}

@@ -1,0 +1,294 @@
+"""Proposition A.1 of arXiv 2407.13399: KL regularization is not enough.
+
+For each n the learner fits the reward by maximum likelihood over `{r*, r~}` on n preference pairs
+and then solves the regularized problem.  Everything random is which of the two rewards wins, so
+the expected regret is `q(n) regret(r~) + (1 - q(n)) regret(r*)`, and `q(n)` is summed exactly over
+the law of the four counts that the likelihood ratio depends on.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import pandas as pd
+from scipy.special import expit, gammaln, log_expit
+from scipy.stats import binom, binomtest
+
+from rlhfsim.bounds import proposition_a1_floor
+from rlhfsim.checks import FloatArray
+from rlhfsim.divergences import KL, ChiSquared, Divergence
+from rlhfsim.instances import PropositionA1, proposition_a1
+from rlhfsim.preferences import sample_preferences
+from rlhfsim.randomness import generator_for
+from rlhfsim.rewards import FiniteClass, fit_reward
+from rlhfsim.solvers import solve
+from rlhfsim.studies.record import Finding, StudyResult
+from rlhfsim.studies.search import OfBeta, minimize_over_beta
+
+NAME = "proposition_a1"
+_HERE = f"rlhfsim.studies.{NAME}"
+
+METHODS: dict[str, Divergence] = {"KL": KL(), "chi2": ChiSquared(), "mixed": ChiSquared() + KL()}
+
+# Likelihood ratios closer to 0 than this are ties; the probability of those that are not ties by
+# symmetry is part of the result.
+_TIE = 1e-12
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Sample sizes, beta grid, truncation of the counts, and the sampled check."""
+
+    sizes: tuple[int, ...] = tuple(10**k for k in range(2, 9))
+    beta_min: float = 1e-6
+    beta_max: float = 1e2
+    beta_points: int = 321
+    #: Datasets with more pairs than this that contain the rare response are left out (and bounded).
+    most_informative_pairs: int = 40
+    sampled_sizes: tuple[int, ...] = (100, 1_000, 10_000)
+    replications: int = 2_000
+
+
+@dataclass(frozen=True)
+class WrongRewardLaw:
+    """The exact probability that maximum likelihood picks `r~`, and what was not summed."""
+
+    #: Strictly preferred by the likelihood.
+    preferred: float
+    #: Tied, where a fair coin decides.
+    tied: float
+    #: Bound on the probability of all datasets beyond the truncation.
+    truncated: float
+    #: Probability of near-ties that no symmetry explains (0 unless rounding decides a tie).
+    ambiguous: float
+
+    @property
+    def probability(self) -> float:
+        """`P(r~ wins) = P(preferred) + P(tied)/2`, up to `truncated + ambiguous`."""
+        return self.preferred + 0.5 * self.tied
+
+
+def wrong_reward_law(n: int, most_informative_pairs: int = 40) -> WrongRewardLaw:
+    """Return the exact law of the maximum-likelihood choice between `r*` and `r~`.
+
+    The likelihoods differ only on pairs of the rare response with another one.  Their number is
+    `Binomial(n, Q)`; given it, the counts of (a_0 beats a_2, a_2 beats a_0, a_1 beats a_2,
+    a_2 beats a_1) are multinomial.
+    """
+    instance = proposition_a1(n)
+    p = instance.bandit.reference[0]
+    truth, wrong = instance.reward_class[:, 0, :]
+    difference, wrong_difference = truth[:2] - truth[2], wrong[:2] - wrong[2]
+    meet = 2.0 * p[:2] * p[2]
+    cells = np.stack([meet * expit(difference), meet * expit(-difference)], axis=1).ravel()
+    # Log-likelihood ratio of r* against r~ for one observation of each cell.
+    evidence = np.stack(
+        [
+            log_expit(difference) - log_expit(wrong_difference),
+            log_expit(-difference) - log_expit(-wrong_difference),
+        ],
+        axis=1,
+    ).ravel()
+    total = cells.sum()
+    counts = _compositions(min(most_informative_pairs, n))
+    size = counts.sum(axis=1)
+    log_pmf = (
+        binom.logpmf(size, n, total)
+        + gammaln(size + 1)
+        + (counts * np.log(cells / total) - gammaln(counts + 1)).sum(axis=1)
+    )
+    pmf = np.exp(log_pmf)
+    ratio = counts @ evidence
+    tied = np.abs(ratio) <= _TIE
+    # By symmetry: as many wins as losses of a_0 against a_2, and a_1 never met a_2.
+    symmetric = (counts[:, 0] == counts[:, 1]) & (counts[:, 2] == 0) & (counts[:, 3] == 0)
+    return WrongRewardLaw(
+        preferred=float(pmf[(ratio < 0) & ~symmetric].sum()),
+        tied=float(pmf[symmetric].sum()),
+        truncated=float(binom.sf(most_informative_pairs, n, total)),
+        ambiguous=float(pmf[tied & ~symmetric].sum()),
+    )
+
+
+def _compositions(most: int) -> FloatArray:
+    """All `(a, b, c, d)` of non-negative integers with sum at most `most`."""
+    bars = itertools.combinations(range(most + 4), 4)
+    cuts = np.fromiter(itertools.chain.from_iterable(bars), dtype=np.int64).reshape(-1, 4)
+    first = cuts[:, :1]
+    return np.concatenate([first, np.diff(cuts, axis=1) - 1], axis=1).astype(np.float64)
+
+
+def regrets(instance: PropositionA1, divergence: Divergence, beta: FloatArray) -> FloatArray:
+    """Return the (2, n_beta) regrets against `a_0` after learning `r*` and after learning `r~`."""
+    policies = solve(
+        instance.reward_class[:, None], instance.bandit.reference, divergence, beta[:, None]
+    ).policy
+    return instance.bandit.regret(policies, instance.comparator)
+
+
+def expected_regret(
+    instance: PropositionA1, divergence: Divergence, probability_wrong: float
+) -> OfBeta:
+    """Return the function beta -> expected regret over datasets."""
+
+    def function(beta: FloatArray) -> FloatArray:
+        right, wrong = regrets(instance, divergence, np.atleast_1d(beta))
+        return np.asarray(probability_wrong * wrong + (1.0 - probability_wrong) * right)
+
+    return function
+
+
+def sampled_frequency(n: int, replications: int, rng: np.random.Generator) -> int:
+    """Return how often `r~` is fitted in `replications` sampled datasets of n pairs."""
+    instance = proposition_a1(n)
+    model = FiniteClass(instance.reward_class)
+    picks = (
+        fit_reward(sample_preferences(instance.bandit, n, rng), model, rng=rng).index
+        for _ in range(replications)
+    )
+    return sum(int(index == 1) for index in picks)
+
+
+def run(settings: Settings, seed: int) -> StudyResult:
+    """Return the curves, the summary per n, the sampled check, and the findings."""
+    grid = np.geomspace(settings.beta_min, settings.beta_max, settings.beta_points)
+    curves, summary = [], []
+    for n in settings.sizes:
+        instance = proposition_a1(n)
+        law = wrong_reward_law(n, settings.most_informative_pairs)
+        for method, divergence in METHODS.items():
+            expected = expected_regret(instance, divergence, law.probability)
+            right, wrong = regrets(instance, divergence, grid)
+            curves.append(
+                pd.DataFrame(
+                    {
+                        "n": n,
+                        "method": method,
+                        "beta": grid,
+                        "regret": expected(grid),
+                        "regret_right_reward": right,
+                        "regret_wrong_reward": wrong,
+                    }
+                )
+            )
+            beta, value = minimize_over_beta(expected, grid)
+            _, value_wrong = minimize_over_beta(
+                lambda b, i=instance, d=divergence: regrets(i, d, b)[1],  # type: ignore[misc]
+                grid,
+            )
+            scheduled = float(expected(np.array([n**-0.5]))[0])
+            summary.append(
+                {
+                    "n": n,
+                    "method": method,
+                    "probability_wrong": law.probability,
+                    "truncated": law.truncated,
+                    "ambiguous": law.ambiguous,
+                    "best_beta": beta,
+                    "regret": value,
+                    "regret_log_n": value * np.log(n),
+                    "regret_sqrt_n": value * np.sqrt(n),
+                    "regret_at_beta_1_over_sqrt_n": scheduled,
+                    "regret_wrong_reward": value_wrong,
+                    "regret_wrong_reward_log_n": value_wrong * np.log(n),
+                    "kl_floor": proposition_a1_floor(n) if method == "KL" else np.nan,
+                }
+            )
+    tables = {
+        f"{NAME}_curves": pd.concat(curves, ignore_index=True),
+        f"{NAME}_summary": pd.DataFrame(summary),
+        f"{NAME}_sampled": _sampled_check(settings, seed),
+    }
+    return StudyResult(
+        name=NAME,
+        title="Proposition A.1: KL regularization is not enough",
+        question="Does any beta make KL-regularized learning consistent at rate 1/sqrt(n)?",
+        settings=asdict(settings),
+        tables=tables,
+        findings=_findings(tables),
+    )
+
+
+def _sampled_check(settings: Settings, seed: int) -> pd.DataFrame:
+    rows = []
+    for n in settings.sampled_sizes:
+        count = sampled_frequency(n, settings.replications, generator_for(NAME, f"n={n}", seed))
+        interval = binomtest(count, settings.replications).proportion_ci(0.999, "exact")
+        rows.append(
+            {
+                "n": n,
+                "replications": settings.replications,
+                "wrong": count,
+                "frequency": count / settings.replications,
+                "interval_low": interval.low,
+                "interval_high": interval.high,
+                "exact": wrong_reward_law(n, settings.most_informative_pairs).probability,
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def _findings(tables: dict[str, pd.DataFrame]) -> tuple[Finding, ...]:
+    summary, sampled = tables[f"{NAME}_summary"], tables[f"{NAME}_sampled"]
+    source = "arXiv 2407.13399, prop. A.1"
+    by_method = {method: rows for method, rows in summary.groupby("method")}
+    kl = by_method["KL"]
+    above = bool((kl["regret_wrong_reward"] >= kl["kl_floor"]).all())
+    span = f"n = {_power(kl['n'].min())}..{_power(kl['n'].max())}"
+    scaled, given = kl["regret_log_n"], kl["regret_wrong_reward_log_n"]
+    floor = (kl["kl_floor"] * np.log(kl["n"])).min()
+    findings = [
+        Finding(
+            "KL: regret is Omega(1/log n) for every beta",
+            source,
+            f"regret x log n at the best beta: expected {scaled.min():.4f} to {scaled.max():.4f}; "
+            f"given the wrong reward {given.min():.4f} to {given.max():.4f}, proved for every beta "
+            f">= {floor:.4f}; {span}",
+            "holds" if above else "violated",
+            above,
+            f"{NAME}_summary",
+            f"{_HERE}.run; floor: rlhfsim.bounds.proposition_a1_floor",
+        )
+    ]
+    for method, label in (("chi2", "chi2"), ("mixed", "chi2 + KL")):
+        rows = by_method[method]
+        constant = float(rows["regret_sqrt_n"].max())
+        scheduled = rows["regret_at_beta_1_over_sqrt_n"] * np.sqrt(rows["n"])
+        # Section 4's bound at beta = 1/sqrt(n): eps_c^2 < 1/n, 2 D* = 1, KL* = log 2.
+        ceiling = 1.0 + (np.log(2.0) if method == "mixed" else 0.0)
+        ok = bool(scheduled.max() <= ceiling)
+        findings.append(
+            Finding(
+                f"{label}: regret is O(1/sqrt n) with beta = 1/sqrt n",
+                source,
+                f"expected regret x sqrt n <= {scheduled.max():.4f} at beta = 1/sqrt n, "
+                f"<= {constant:.4f} at the best beta, {span}; bound {ceiling:.4f}",
+                "holds" if ok else "violated",
+                ok,
+                f"{NAME}_summary",
+                f"{_HERE}.run; bound: rlhfsim.bounds.sharp_chi_squared_bound",
+            )
+        )
+    wrong = summary["probability_wrong"]
+    left_out = summary["truncated"].max() + summary["ambiguous"].max()
+    inside = bool(sampled["exact"].between(sampled["interval_low"], sampled["interval_high"]).all())
+    findings.append(
+        Finding(
+            "the wrong reward is learned with constant probability",
+            source,
+            f"exactly {wrong.min():.4f} to {wrong.max():.4f} (left out < {max(left_out, 1e-99):.0e}); "
+            f"{len(sampled)} sampled runs of {sampled['replications'].iloc[0]} datasets "
+            f"{'agree' if inside else 'DISAGREE'}",
+            "holds" if inside else "violated",
+            inside,
+            f"{NAME}_sampled",
+            f"{_HERE}.wrong_reward_law",
+        )
+    )
+    return tuple(findings)
+
+
+def _power(n: int) -> str:
+    return f"10^{round(np.log10(n))}" if 10 ** round(np.log10(n)) == n else str(n)

@@ -1,0 +1,209 @@
+"""The sharp chi-squared regret bound: random instances, equality cases, and KL breaking it."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import pandas as pd
+
+from rlhfsim.bounds import reward_error, sharp_chi_squared_bound, theory_beta
+from rlhfsim.checks import FloatArray
+from rlhfsim.divergences import KL, ChiSquared
+from rlhfsim.randomness import generator_for
+from rlhfsim.solvers import solve
+from rlhfsim.studies.record import Finding, StudyResult
+
+NAME = "sharp_bound"
+_HERE = f"rlhfsim.studies.{NAME}"
+_SOURCE = "arXiv 2407.13399, thm 3.1, constants kept"
+
+#: Rounding allowed on a ratio that equals 1.
+_TOLERANCE = 1e-9
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How many instances of each kind."""
+
+    random_instances: int = 4_000
+    equality_instances: int = 400
+    adversarial_instances: int = 4_000
+    prompts: int = 3
+    responses: int = 6
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """N instances `(r*, r^, p, beta, pi*)` with X prompts each."""
+
+    reward: FloatArray  # (N, X, Y)
+    reward_hat: FloatArray  # (N, X, Y)
+    reference: FloatArray  # (N, X, Y)
+    beta: FloatArray  # (N,)
+    comparator: FloatArray  # (N, X, Y)
+    prompt_dist: FloatArray  # (X,)
+
+
+def random_batch(settings: Settings, rng: np.random.Generator) -> Batch:
+    """Return instances that spread over the whole range of coverage, error and beta."""
+    shape = (settings.random_instances, settings.prompts, settings.responses)
+    reference = _dirichlet(rng, shape)
+    reward = rng.standard_normal(shape)
+    noise = 10.0 ** rng.uniform(-2.0, 1.0, size=(shape[0], 1, 1))
+    argmax = reward == reward.max(axis=-1, keepdims=True)
+    mixed = rng.random((shape[0], 1, 1)) < 0.5
+    return Batch(
+        reward=reward,
+        reward_hat=reward + noise * rng.standard_normal(shape),
+        reference=reference,
+        beta=10.0 ** rng.uniform(-2.0, 1.5, size=shape[0]),
+        comparator=np.where(mixed, argmax, _dirichlet(rng, shape)),
+        prompt_dist=np.full(settings.prompts, 1.0 / settings.prompts),
+    )
+
+
+def equality_batch(settings: Settings, rng: np.random.Generator) -> Batch:
+    """Return instances on which the bound is attained.
+
+    `r*_c = (delta + beta (w* - 1))/2` with `|delta| < beta`, which leaves every ratio of the
+    learned policy, `(1 + w* - delta/beta)/2`, positive: nothing is clipped.
+    """
+    shape = (settings.equality_instances, settings.prompts, settings.responses)
+    reference = _dirichlet(rng, shape)
+    comparator = _dirichlet(rng, shape)
+    beta = 10.0 ** rng.uniform(-2.0, 1.5, size=shape[0])
+    scale = beta[:, None, None]
+    error = scale * rng.uniform(-0.5, 0.5, size=shape)
+    error -= (reference * error).sum(axis=-1, keepdims=True)
+    reward = 0.5 * (error + scale * (comparator / reference - 1.0))
+    rho = np.full(settings.prompts, 1.0 / settings.prompts)
+    return Batch(reward, reward - error, reference, beta, comparator, rho)
+
+
+def adversarial_batch(settings: Settings, rng: np.random.Generator) -> Batch:
+    """Return two-response instances: a rare response, overestimated, that KL runs to."""
+    n = settings.adversarial_instances
+    rare = 10.0 ** rng.uniform(-10.0, -1.0, size=n)
+    gap = rng.uniform(0.1, 1.0, size=n)
+    over = gap + 10.0 ** rng.uniform(-1.0, 1.0, size=n)
+    reference = np.stack([1.0 - rare, rare], axis=-1)[:, None, :]
+    zero = np.zeros(n)
+    return Batch(
+        reward=np.stack([zero, -gap], axis=-1)[:, None, :],
+        reward_hat=np.stack([zero, over - gap], axis=-1)[:, None, :],
+        reference=reference,
+        beta=(over - gap) / np.log(1.0 / rare) * 10.0 ** rng.uniform(-1.0, 1.0, size=n),
+        comparator=np.broadcast_to(np.array([[1.0, 0.0]]), reference.shape),
+        prompt_dist=np.ones(1),
+    )
+
+
+def evaluate(batch: Batch, method: str, kind: str) -> pd.DataFrame:
+    """Return regret and bound of every instance; KL is held against the chi-squared bound."""
+    divergence = {"KL": KL(), "chi2": ChiSquared(), "mixed": ChiSquared() + KL()}[method]
+    policy = solve(batch.reward_hat, batch.reference, divergence, batch.beta[:, None]).policy
+    shortfall = ((batch.comparator - policy) * batch.reward).sum(axis=-1)
+    bound = sharp_chi_squared_bound(
+        batch.reward, batch.reward_hat, batch.reference, batch.beta, batch.comparator,
+        batch.prompt_dist, kl_weight=1.0 if method == "mixed" else 0.0,
+    )  # fmt: skip
+    regret = shortfall @ batch.prompt_dist
+    return pd.DataFrame(
+        {
+            "kind": kind,
+            "method": method,
+            "beta": batch.beta,
+            "chi_squared": ChiSquared()(batch.comparator, batch.reference, batch.prompt_dist),
+            "epsilon": reward_error(
+                batch.reward, batch.reward_hat, batch.reference, batch.prompt_dist
+            ),
+            "regret": regret,
+            "bound": bound,
+            "ratio": regret / bound,
+        }
+    )
+
+
+def tuned(batch: Batch) -> Batch:
+    """Return the same instances at `beta = eps_c / sqrt(2 D*)`."""
+    epsilon = reward_error(batch.reward, batch.reward_hat, batch.reference, batch.prompt_dist)
+    divergence = ChiSquared()(batch.comparator, batch.reference, batch.prompt_dist)
+    return Batch(
+        batch.reward, batch.reward_hat, batch.reference, theory_beta(epsilon, divergence),
+        batch.comparator, batch.prompt_dist,
+    )  # fmt: skip
+
+
+def run(settings: Settings, seed: int) -> StudyResult:
+    """Return the scatter of regret against bound and the findings."""
+    random, equality, adversarial = (
+        make(settings, generator_for(NAME, make.__name__, seed))
+        for make in (random_batch, equality_batch, adversarial_batch)
+    )
+    table = pd.concat(
+        [
+            evaluate(random, "chi2", "random"),
+            evaluate(random, "mixed", "random"),
+            evaluate(random, "KL", "random"),
+            evaluate(tuned(random), "chi2", "tuned"),
+            evaluate(equality, "chi2", "equality"),
+            evaluate(adversarial, "chi2", "adversarial"),
+            evaluate(adversarial, "mixed", "adversarial"),
+            evaluate(adversarial, "KL", "adversarial"),
+        ],
+        ignore_index=True,
+    )
+    return StudyResult(
+        name=NAME,
+        title="The sharp chi-squared regret bound",
+        question="Is the bound of section 4 valid, attained, and out of reach for KL?",
+        settings=asdict(settings),
+        tables={NAME: table},
+        findings=_findings(table),
+    )
+
+
+def _findings(table: pd.DataFrame) -> tuple[Finding, ...]:
+    def worst(method: str, *kinds: str) -> tuple[float, int]:
+        rows = table[(table["method"] == method) & table["kind"].isin(kinds)]
+        return float(rows["ratio"].max()), len(rows)
+
+    def upper(claim: str, method: str, *kinds: str) -> Finding:
+        ratio, count = worst(method, *kinds)
+        holds = ratio <= 1.0 + _TOLERANCE
+        return Finding(
+            claim, _SOURCE, f"worst regret/bound = {ratio:.6f} over {count} instances",
+            "holds" if holds else "violated", holds, NAME, f"{_HERE}.evaluate",
+        )  # fmt: skip
+
+    equality = table[table["kind"] == "equality"]["ratio"]
+    off = float(np.abs(equality - 1.0).max())
+    ratio, count = worst("KL", "random", "adversarial")
+    broken = ratio > 1.0 + _TOLERANCE
+    attained = off <= _TOLERANCE
+    return (
+        upper("chi2: regret <= ||delta + beta (w* - 1)||^2 / (4 beta)", "chi2", "random", "adversarial"),
+        upper("chi2 at beta = eps_c/sqrt(2 D*): regret <= sqrt(C - 1) eps_c", "chi2", "tuned"),
+        upper("chi2 + KL: the same plus beta KL(pi* || p)", "mixed", "random", "adversarial"),
+        Finding(
+            "equality when nothing is clipped and r*_c = (delta + beta (w* - 1))/2", _SOURCE,
+            f"|regret/bound - 1| <= {off:.1e} over {len(equality)} instances",
+            "attained" if attained else "not attained", attained, NAME, f"{_HERE}.equality_batch",
+        ),
+        Finding(
+            "KL alone satisfies a bound of this form", "false by theory; 2407.13399, prop. A.1",
+            f"regret/bound reaches {ratio:.3g} over {count} instances",
+            "false" if broken else "no violation found", broken, NAME,
+            f"{_HERE}.adversarial_batch",
+        ),
+    )  # fmt: skip
+
+
+def _dirichlet(rng: np.random.Generator, shape: tuple[int, ...]) -> FloatArray:
+    """Distributions from peaked to flat, bounded away from 0 so that coverage is finite."""
+    skew = 10.0 ** rng.uniform(-0.5, 1.0, size=(*shape[:-1], 1))
+    weights = rng.standard_gamma(np.broadcast_to(skew, shape)) + 1e-4
+    return np.asarray(weights / weights.sum(axis=-1, keepdims=True))
+
+
