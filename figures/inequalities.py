@@ -1,4 +1,7 @@
-"""Draw the figure `inequalities` from the saved tables of a results folder: `python inequalities.py FOLDER`."""
+"""Draw `inequalities` from the saved tables of a results folder.
+
+Usage: python inequalities.py FOLDER
+"""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,7 @@
-"""Draw the figure `overoptimization_random` from the saved tables of a results folder: `python overoptimization_random.py FOLDER`."""
+"""Draw `overoptimization_random` from the saved tables of a results folder.
+
+Usage: python overoptimization_random.py FOLDER
+"""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,7 @@
-"""Draw the figure `overoptimization_table` from the saved tables of a results folder: `python overoptimization_table.py FOLDER`."""
+"""Draw `overoptimization_table` from the saved tables of a results folder.
+
+Usage: python overoptimization_table.py FOLDER
+"""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,7 @@
-"""Draw the figure `proposition_a1` from the saved tables of a results folder: `python proposition_a1.py FOLDER`."""
+"""Draw `proposition_a1` from the saved tables of a results folder.
+
+Usage: python proposition_a1.py FOLDER
+"""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,7 @@
-"""Draw the figure `sharp_bound` from the saved tables of a results folder: `python sharp_bound.py FOLDER`."""
+"""Draw `sharp_bound` from the saved tables of a results folder.
+
+Usage: python sharp_bound.py FOLDER
+"""
 
 import sys
 from pathlib import Path

@@ -146,4 +146,3 @@ def proposition_a1_floor(n: int) -> float:
     n = checks.whole_number("n", n, least=3)
     rest = 1.0 - 2.0 / n
     return float(rest / (np.e + rest) / (2.0 * np.log(n)))
-

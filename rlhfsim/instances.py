@@ -79,7 +79,7 @@ def zipf_bandit(
     exponent: float = 1.0,
     reward_law: RewardLaw = uniform_reward,
 ) -> ContextualBandit:
-    """Return a bandit whose references have a Zipf tail, `pi_ref(y|x)` proportional to rank^-exponent.
+    """Return a bandit with Zipf tails, `pi_ref(y|x)` proportional to `rank(y)^-exponent`.
 
     Ranks are a fresh permutation of the responses for each prompt, so rank and reward are
     independent.
@@ -120,7 +120,7 @@ def log_linear_bandit(
     norm: float = 1.0,
     reference_norm: float = 1.0,
 ) -> LogLinearInstance:
-    """Return a bandit with `r* = <theta*, phi>` and `pi_ref` proportional to `exp <theta_ref, phi>`.
+    """Return a bandit with `r* = <theta*, phi>`, `pi_ref` proportional to `exp <theta_ref, phi>`.
 
     Features are uniform in the unit ball of R^d; the parameters are uniform on spheres of radius
     `norm` and `reference_norm`.  The linear setting of arXiv 2312.11456.

@@ -22,7 +22,8 @@ th, td { text-align: left; vertical-align: top; padding: .35rem .6rem;
          border-bottom: 1px solid #ddd; }
 td.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
 th.number { text-align: right; }
-.verdict { font-weight: 600; white-space: nowrap; } .good { color: #00603f; } .bad { color: #b3261e; }
+.verdict { font-weight: 600; white-space: nowrap; }
+.good { color: #00603f; } .bad { color: #b3261e; }
 code { font-size: .8rem; overflow-wrap: anywhere; } figure { margin: 1rem 0; }
 figure svg { width: 100%; height: auto; } figcaption, .note { font-size: .85rem; color: #444; }
 """
@@ -86,15 +87,14 @@ def _findings(findings: Sequence[Finding]) -> str:
         f"<td><code>{escape(f.computed_by)}</code><br><code>{escape(f.table)}</code></td></tr>"
         for f in findings
     )
-    return (
-        '<div class="scroll"><table><thead><tr><th>claim</th><th>source</th><th>measured</th>'
-        f"<th>verdict</th><th>computed by, table</th></tr></thead><tbody>{rows}</tbody></table></div>"
-    )
+    columns = ("claim", "source", "measured", "verdict", "computed by, table")
+    return _scrolling("".join(f"<th>{column}</th>" for column in columns), rows)
 
 
 def _table(table: pd.DataFrame) -> str:
     # Whole instances (lists) are for programs; they stay in the saved table.
-    shown = table[[c for c in table.columns if not table[c].map(lambda v: isinstance(v, list)).any()]]
+    lists = table.map(lambda value: isinstance(value, list)).any()
+    shown = table.loc[:, ~lists]
     numeric = {c for c in shown.columns if pd.api.types.is_numeric_dtype(shown[c])}
 
     def tag(column: str, element: str, text: str) -> str:
@@ -106,7 +106,15 @@ def _table(table: pd.DataFrame) -> str:
         "<tr>" + "".join(tag(str(c), "td", _cell(v)) for c, v in row.items()) + "</tr>"
         for _, row in shown.astype(object).iterrows()
     )
-    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+    return _scrolling(head, body)
+
+
+def _scrolling(head: str, body: str) -> str:
+    """Return a table that scrolls sideways on a narrow screen."""
+    return (
+        f'<div class="scroll"><table><thead><tr>{head}</tr></thead>'
+        f"<tbody>{body}</tbody></table></div>"
+    )
 
 
 def _cell(value: object) -> str:

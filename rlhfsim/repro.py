@@ -55,7 +55,7 @@ def reproduce(
                 **{name: version(name) for name in ("numpy", "scipy", "pandas", "matplotlib")},
             },
             "settings": {r.name: r.settings for r in results},
-            "table": None if table is None else {"prompts": table.shape[0], "responses": table.shape[1]},
+            "table": table and dict(zip(("prompts", "responses"), table.shape, strict=True)),
         }
         write_text(staging / "report.html", render(results, figures, manifest))
         files = sorted(p for p in staging.rglob("*") if p.is_file())

@@ -50,7 +50,7 @@ PairClaim = Claim[Pairs]
 
 
 def sample_pairs(n: int, n_responses: int, rng: np.random.Generator) -> Pairs:
-    """Return random instances: peaked to flat distributions, some with zeros or shared conditionals."""
+    """Return random instances: peaked to flat, some conditioned on a set, some nearly equal."""
 
     def distributions() -> FloatArray:
         skew = 10.0 ** rng.uniform(-1.0, 1.0, size=(n, 1))
@@ -99,13 +99,13 @@ def _disjoint() -> Pairs:
 
 
 def _aligned_error(*, centred: bool) -> Pairs:
-    """An error proportional to the ratio w (or to w - 1): Cauchy-Schwarz with equality."""
+    """Return an error proportional to w (or to w - 1): Cauchy-Schwarz with equality."""
     pi, p = np.array([0.7, 0.2, 0.1]), np.array([0.2, 0.3, 0.5])
     return _pair(pi.tolist(), p.tolist(), (pi / p - (1.0 if centred else 0.0)).tolist())
 
 
 def _merged_alike() -> Pairs:
-    """The first two responses have the same ratio, so that merging them loses nothing."""
+    """Give the first two responses the same ratio, so that merging them loses nothing."""
     return _pair([0.2, 0.4, 0.4], [0.1, 0.2, 0.7])
 
 
@@ -163,6 +163,17 @@ def _error_resolution(x: Pairs) -> FloatArray:
     return RESOLUTION * np.abs(x.error).max(axis=1)
 
 
+def _weighted(weight: FloatArray, value: FloatArray) -> FloatArray:
+    """`weight value`; a part of weight 0 does not count, even at infinity."""
+    return weight * np.where(weight > 0, value, 0.0)
+
+
+def _factor(square: FloatArray, norm: FloatArray) -> FloatArray:
+    """`sqrt(square) norm`; outside the support there is no bound, even for an error of norm 0."""
+    finite = np.isfinite(square)
+    return np.where(finite, np.sqrt(np.where(finite, square, 0.0)) * norm, np.inf)
+
+
 def _rows(function, policy: FloatArray, reference: FloatArray) -> FloatArray:  # type: ignore[no-untyped-def]
     return np.asarray(function(policy[:, None, :], reference[:, None, :]))
 
@@ -205,8 +216,8 @@ def _joint_convexity(name: str, divergence: Divergence) -> PairClaim:
         kind="upper",
         left=lambda x: divergence.per_prompt(_mixture(x).policy, _mixture(x).reference),
         right=lambda x: (
-            x.weight * divergence.per_prompt(x.policy, x.reference)
-            + (1 - x.weight) * divergence.per_prompt(x.other_policy, x.other_reference)
+            _weighted(x.weight, divergence.per_prompt(x.policy, x.reference))
+            + _weighted(1 - x.weight, divergence.per_prompt(x.other_policy, x.other_reference))
         ),
         witness=lambda: _pair([0.6, 0.4], [0.3, 0.7]),
     )
@@ -324,7 +335,7 @@ DIVERGENCE_CLAIMS: tuple[PairClaim, ...] = (
         "blog 2025",
         "upper",
         mean_error,
-        lambda x: np.sqrt(1.0 + 2.0 * chi_squared(x)) * error_norm(x),
+        lambda x: _factor(1.0 + 2.0 * chi_squared(x), error_norm(x)),
         lambda: _aligned_error(centred=False),
         _error_resolution,
     ),
@@ -334,7 +345,7 @@ DIVERGENCE_CLAIMS: tuple[PairClaim, ...] = (
         "blog 2025",
         "upper",
         error_difference,
-        lambda x: np.sqrt(2.0 * chi_squared(x)) * error_deviation(x),
+        lambda x: _factor(2.0 * chi_squared(x), error_deviation(x)),
         lambda: _aligned_error(centred=True),
         _error_resolution,
     ),
@@ -344,7 +355,7 @@ DIVERGENCE_CLAIMS: tuple[PairClaim, ...] = (
         "blog 2025 (why KL fails)",
         "false",
         error_difference,
-        lambda x: np.sqrt(2.0 * kl(x)) * error_deviation(x),
+        lambda x: _factor(2.0 * kl(x), error_deviation(x)),
         _rare_response,
         _error_resolution,
     ),

@@ -39,7 +39,8 @@ def draw(tables: Tables) -> Figure:
                 va="center", fontsize=7,
             )  # fmt: skip
         axes.set_yticks(height, table["formula"])
-        axes.set(xscale="log", xlim=(0.5, 5.0 * ratio.max()), xlabel="largest left side / right side")
+        axes.set(xscale="log", xlim=(0.5, 5.0 * ratio.max()))
+        axes.set_xlabel("largest left side / right side")
         axes.legend(loc="center right")
     return figure
 

@@ -57,7 +57,7 @@ def draw(tables: Tables, instance: str) -> Figure:
         for axes, letter, title in zip(
             panels.flat,
             "abcd",
-            ("gold against KL", "gold against coverage", "proxy against KL", "proxy against coverage"),
+            (f"{y} against {x}" for y in ("gold", "proxy") for x in ("KL", "coverage")),
             strict=True,
         ):
             style.panel_letter(axes, letter, title)

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
@@ -52,7 +53,9 @@ _SETTINGS = {
 @contextmanager
 def styled() -> Iterator[None]:
     """Apply the look within a block, and leave the caller's settings alone."""
-    with mpl.rc_context({**mpl.rcParamsDefault, **_SETTINGS, "backend": mpl.rcParams["backend"]}):
+    look: dict[Any, Any] = {**mpl.rcParamsDefault, **_SETTINGS}
+    look["backend"] = mpl.rcParams["backend"]
+    with mpl.rc_context(look):
         yield
 
 
@@ -68,9 +71,18 @@ def panel_letter(axes: Axes, letter: str, title: str) -> None:
     axes.set_title(f"({letter}) {title}", loc="left")
 
 
+def _settle(figure: Figure) -> None:
+    """Lay the figure out once: the layout is solved again at every save otherwise."""
+    if figure.get_layout_engine() is not None:
+        figure.draw_without_rendering()
+        figure.set_layout_engine("none")
+
+
 def save(figure: Figure, stem: Path) -> list[Path]:
     """Write `stem.pdf` and `stem.png` atomically, free of dates; return their paths."""
     paths = []
+    with styled():
+        _settle(figure)
     for suffix, metadata in ((".pdf", {"CreationDate": None}), (".png", {"Software": None})):
         path = stem.with_suffix(suffix)
         with styled(), atomic_path(path) as temporary:
@@ -83,6 +95,7 @@ def to_svg(figure: Figure) -> str:
     """Return the figure as an inline `<svg>` element."""
     buffer = BytesIO()
     with styled():
+        _settle(figure)
         figure.savefig(buffer, format="svg", metadata={"Date": None})
     text = buffer.getvalue().decode()
     return text[text.index("<svg") :]

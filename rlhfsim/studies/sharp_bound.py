@@ -183,7 +183,10 @@ def _findings(table: pd.DataFrame) -> tuple[Finding, ...]:
     broken = ratio > 1.0 + _TOLERANCE
     attained = off <= _TOLERANCE
     return (
-        upper("chi2: regret <= ||delta + beta (w* - 1)||^2 / (4 beta)", "chi2", "random", "adversarial"),
+        upper(
+            "chi2: regret <= ||delta + beta (w* - 1)||^2 / (4 beta)", "chi2", "random",
+            "adversarial",
+        ),
         upper("chi2 at beta = eps_c/sqrt(2 D*): regret <= sqrt(C - 1) eps_c", "chi2", "tuned"),
         upper("chi2 + KL: the same plus beta KL(pi* || p)", "mixed", "random", "adversarial"),
         Finding(
@@ -205,5 +208,3 @@ def _dirichlet(rng: np.random.Generator, shape: tuple[int, ...]) -> FloatArray:
     skew = 10.0 ** rng.uniform(-0.5, 1.0, size=(*shape[:-1], 1))
     weights = rng.standard_gamma(np.broadcast_to(skew, shape)) + 1e-4
     return np.asarray(weights / weights.sum(axis=-1, keepdims=True))
-
-

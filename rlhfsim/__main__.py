@@ -1,0 +1,5 @@
+"""`python -m rlhfsim` is the command line."""
+
+from rlhfsim.cli import main
+
+main()

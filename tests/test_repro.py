@@ -1,0 +1,300 @@
+"""The main job as a user runs it: what it writes, prints and refuses."""
+
+import hashlib
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from html.parser import HTMLParser
+from pathlib import Path
+
+import matplotlib.image
+import pandas as pd
+import pytest
+
+from rlhfsim import ContextualBandit, example_table
+from rlhfsim.files import TEMPORARY_PREFIX
+from rlhfsim.plots import FIGURES
+from rlhfsim.repro import STEPS, read_tables, reproduce
+from rlhfsim.studies import (
+    STUDIES,
+    inequalities,
+    overoptimization,
+    proposition_a1,
+    sharp_bound,
+)
+
+SMALL = {
+    "proposition_a1": lambda seed, table: proposition_a1.run(
+        proposition_a1.Settings(
+            sizes=(100, 1000, 10**4), beta_points=41, sampled_sizes=(100,), replications=100
+        ),
+        seed,
+    ),
+    "sharp_bound": lambda seed, table: sharp_bound.run(
+        sharp_bound.Settings(random_instances=50, equality_instances=20, adversarial_instances=200),
+        seed,
+    ),
+    "overoptimization": lambda seed, table: overoptimization.run(
+        overoptimization.Settings(prompts=3, responses=10, beta_points=13, most_doublings=4),
+        seed,
+        table,
+    ),
+    "inequalities": lambda seed, table: inequalities.run(
+        inequalities.Settings(instances=200, response_counts=(3,)), seed
+    ),
+}
+
+
+@pytest.fixture
+def small(monkeypatch):
+    """The main job with small settings, every part of it real."""
+    assert SMALL.keys() == STUDIES.keys()
+    for name, study in SMALL.items():
+        monkeypatch.setitem(STUDIES, name, study)
+
+
+def cli(*args, **options):
+    return subprocess.run(
+        [sys.executable, "-m", "rlhfsim", *map(str, args)],
+        capture_output=True, text=True, **options,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def full(tmp_path_factory):
+    """One run of the real command with its default settings."""
+    out = tmp_path_factory.mktemp("run") / "out"
+    return out, cli("repro", "--out", out, "--table", example_table())
+
+
+def digests(folder):
+    return {
+        p.relative_to(folder).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest()
+        for p in sorted(folder.rglob("*"))
+        if p.is_file()
+    }
+
+
+def test_command_succeeds_and_prints_every_claim(full):
+    out, done = full
+    assert done.returncode == 0, done.stderr
+    findings = pd.read_parquet(out / "tables" / "findings.parquet")
+    assert len(findings) == 4 + 5 + 3 * 2 + 18
+    assert findings["expected"].all()
+    text = " ".join(re.sub(r"[│┃]", " ", done.stdout).split())
+    for word in ("claim", "source", "measured", "verdict", "holds", "false", "attained"):
+        assert word in text
+    assert "Omega(1/log n)" in text
+    assert done.stderr == ""  # no progress bar where there is no terminal
+
+
+def test_folder_holds_what_the_manifest_says(full):
+    out, _ = full
+    manifest = json.loads((out / "manifest.json").read_text())
+    found = digests(out)
+    assert found.pop("manifest.json")
+    assert found == manifest["files"]
+    assert manifest["seed"] == 0
+    assert manifest["table"] == {"prompts": 12, "responses": 6}
+    for name in FIGURES:
+        assert f"figures/{name}.pdf" in found
+        assert f"figures/{name}.png" in found
+    assert not [p for p in out.rglob("*") if p.name.startswith(TEMPORARY_PREFIX)]
+
+
+def test_csv_and_parquet_agree(full):
+    out, _ = full
+    for path in sorted((out / "tables").glob("*.parquet")):
+        table, text = pd.read_parquet(path), pd.read_csv(path.with_suffix(".csv"))
+        assert list(table.columns) == list(text.columns)
+        for column in table.select_dtypes("number"):
+            pd.testing.assert_series_equal(
+                table[column], text[column], check_exact=True, check_dtype=False
+            )
+
+
+def test_figures_are_pictures_with_embedded_fonts(full):
+    out, _ = full
+    for name in FIGURES:
+        picture = matplotlib.image.imread(out / "figures" / f"{name}.png")
+        assert picture.shape[1] == 2025  # 6.75 in at 300 dpi
+        assert picture[..., :3].std() > 0.05
+        pdf = (out / "figures" / f"{name}.pdf").read_bytes()
+        assert b"/Type3" not in pdf
+        assert b"CreationDate" not in pdf
+
+
+class Page(HTMLParser):
+    """Collects what a page refers to, its ids, and its visible text."""
+
+    def __init__(self):
+        super().__init__()
+        self.links, self.ids, self.text, self.svg = [], [], [], 0
+
+    def handle_starttag(self, tag, attrs):
+        self.svg += tag == "svg"
+        for name, value in attrs:
+            if name in ("src", "href", "xlink:href"):
+                self.links.append(value)
+            if name == "id":
+                self.ids.append(value)
+
+    def handle_data(self, data):
+        self.text.append(data)
+
+
+def test_report_is_self_contained(full):
+    out, _ = full
+    page = Page()
+    page.feed((out / "report.html").read_text())
+    assert page.svg == len(FIGURES)
+    # Only references within the page and embedded images: nothing is fetched.
+    assert all(link.startswith(("#", "data:")) for link in page.links)
+    assert {link[1:] for link in page.links if link.startswith("#")} <= set(page.ids)
+    assert len(page.ids) == len(set(page.ids))
+    text = "".join(page.text)
+    findings = pd.read_parquet(out / "tables" / "findings.parquet")
+    for row in findings.itertuples():
+        assert row.measured in text
+        assert row.computed_by in text
+
+
+def test_report_names_functions_and_tables_that_exist(full):
+    import importlib
+
+    out, _ = full
+    findings = pd.read_parquet(out / "tables" / "findings.parquet")
+    for row in findings.itertuples():
+        assert (out / "tables" / f"{row.table}.parquet").is_file()
+        for name in re.findall(r"rlhfsim[\w.]+", row.computed_by):
+            try:
+                importlib.import_module(name)
+            except ModuleNotFoundError:
+                module, _, attribute = name.rpartition(".")
+                assert callable(getattr(importlib.import_module(module), attribute))
+
+
+def test_same_seed_same_bytes_other_seed_other_numbers(small, tmp_path):
+    table = ContextualBandit.from_table(example_table())
+    steps = []
+    reproduce(tmp_path / "a", 1, table, steps.append)
+    reproduce(tmp_path / "b", 1, table, lambda _: None)
+    assert len(steps) == STEPS
+    assert digests(tmp_path / "a") == digests(tmp_path / "b")
+    tables = read_tables(tmp_path / "a", ["sharp_bound", "overoptimization_curves"])
+    other = {k: v for name in STUDIES for k, v in STUDIES[name](2, None).tables.items()}
+    for name, saved in tables.items():
+        assert not saved.equals(other[name])
+
+
+def test_failure_half_way_leaves_the_previous_run(small, tmp_path, monkeypatch):
+    reproduce(tmp_path, 1, None, lambda _: None)
+    before = digests(tmp_path)
+
+    def interrupted(seed, table):
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(STUDIES, "inequalities", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        reproduce(tmp_path, 2, None, lambda _: None)
+    assert digests(tmp_path) == before
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_command_leaves_nothing(tmp_path, how):
+    out = tmp_path / "out"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "rlhfsim", "repro", "--out", str(out)],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    with process:
+        deadline = time.monotonic() + 60
+        while not list(out.glob(f"{TEMPORARY_PREFIX}*")) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        os.kill(process.pid, how)
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == 128 + how
+    assert "Traceback" not in errors
+    assert list(out.iterdir()) == []
+
+
+def test_table_without_its_figure_is_explained(small, tmp_path):
+    reproduce(tmp_path / "run", 0, None, lambda _: None)
+    done = cli("figure", "overoptimization_table", tmp_path / "run")
+    assert done.returncode == 2
+    assert "holds no data for overoptimization_table; run repro with --table" in done.stderr
+
+
+def test_figure_is_drawn_again_from_saved_tables(full, tmp_path):
+    out, _ = full
+    done = cli("figure", "sharp_bound", out, "--out", tmp_path)
+    assert done.returncode == 0, done.stderr
+    for suffix in (".png", ".pdf"):
+        again = (tmp_path / "sharp_bound").with_suffix(suffix).read_bytes()
+        assert again == (out / "figures" / "sharp_bound").with_suffix(suffix).read_bytes()
+    assert set(read_tables(out, ["sharp_bound"])) == {"sharp_bound"}
+
+
+def test_figure_scripts_draw(full, tmp_path):
+    out, _ = full
+    scripts = sorted((Path(__file__).parents[1] / "figures").glob("*.py"))
+    assert [s.stem for s in scripts] == sorted(FIGURES)
+    for script in scripts:
+        done = subprocess.run(
+            [sys.executable, script, out], cwd=tmp_path, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
+        assert (tmp_path / f"{script.stem}.pdf").is_file()
+    assert subprocess.run([sys.executable, scripts[0]], capture_output=True).returncode != 0
+
+
+BAD = [
+    (["repro", "--seed", "-1"], "--seed"),
+    (["repro", "--sede", "1"], "--sede"),
+    (["repro", "--table", "nowhere.csv"], "nowhere.csv"),
+    (["repro", "--out", __file__], "is not a folder"),
+    (["figure", "nonsense", "."], "name is 'nonsense'; it must be one of"),
+    (["figure", "sharp_bound", "."], "sharp_bound.parquet does not exist"),
+    (["paper", "."], "settings.toml does not exist"),
+    (["nonsense"], "nonsense"),
+]
+
+
+@pytest.mark.parametrize(("args", "message"), BAD, ids=[" ".join(a[:2])[:20] for a, _ in BAD])
+def test_bad_input_is_one_line_and_exit_code_2(args, message, tmp_path):
+    done = cli(*args, cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert message in done.stderr
+    assert done.stderr.startswith("rlhfsim: error: ")
+    assert done.stderr.count("\n") == 1
+
+
+def test_bad_table_is_one_line(tmp_path):
+    (tmp_path / "t.csv").write_text("prompt_id,response_id,reward\na,b,1.0\na,b,2.0\n")
+    done = cli("repro", "--table", tmp_path / "t.csv", "--out", tmp_path / "out")
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert "row" in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_unexpected_verdict_exits_with_1(small, tmp_path, monkeypatch, capsys):
+    from rlhfsim import cli as module
+
+    def contradicted(seed, table):
+        result = SMALL["inequalities"](seed, table)
+        first, *rest = result.findings
+        worse = type(first)(**{**first.__dict__, "expected": False})
+        return type(result)(**{**result.__dict__, "findings": (worse, *rest)})
+
+    monkeypatch.setitem(STUDIES, "inequalities", contradicted)
+    monkeypatch.setattr(sys, "argv", ["rlhfsim", "repro", "--out", str(tmp_path / "o")])
+    with pytest.raises(SystemExit) as stop:
+        module.main()
+    assert stop.value.code == 1
+    assert "written to" in capsys.readouterr().out
