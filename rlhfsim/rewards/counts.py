@@ -1,0 +1,118 @@
+"""Preference data grouped once: how often each response beat each other one at each prompt."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rlhfsim import checks
+from rlhfsim.checks import FloatArray, IntArray
+from rlhfsim.preferences import PreferenceData
+
+BoolArray = NDArray[np.bool_]
+
+
+class PromptWins(NamedTuple):
+    """The comparisons of one prompt, over the `K` responses that it compared."""
+
+    prompt: int
+    #: (K,) indices of the compared responses, increasing; K is 0 or at least 2.
+    responses: IntArray
+    #: (K, K) `wins[i, j]`: how often `responses[i]` beat `responses[j]`.
+    wins: FloatArray
+
+
+@dataclass(frozen=True, eq=False)
+class PairCounts:
+    """The distinct triples `(prompt, winner, loser)` of a dataset, with their counts.
+
+    Rows are sorted, so two datasets that differ in the order of their rows give equal counts.
+    Memory is that of the distinct triples, never `X Y Y`.
+    """
+
+    #: (U,) columns of the distinct triples with `winner != loser`.
+    prompt: IntArray
+    winner: IntArray
+    loser: IntArray
+    #: (U,) number of rows of each triple.
+    count: IntArray
+    #: Number of rows with `chosen == rejected`, which say nothing about the reward.
+    equal_pairs: int
+    #: `(X, Y)`.
+    shape: tuple[int, int]
+
+    @property
+    def compared(self) -> BoolArray:
+        """(X, Y): whether the response was compared with a different one at that prompt."""
+        mask = np.zeros(self.shape, dtype=np.bool_)
+        mask[self.prompt, self.winner] = True
+        mask[self.prompt, self.loser] = True
+        return mask
+
+    def by_prompt(self) -> Iterator[PromptWins]:
+        """Yield the win counts of every prompt, in order, also of those without comparisons."""
+        starts = np.searchsorted(self.prompt, np.arange(self.shape[0] + 1))
+        for prompt in range(self.shape[0]):
+            rows = slice(starts[prompt], starts[prompt + 1])
+            pairs = np.stack((self.winner[rows], self.loser[rows]))
+            responses, place = np.unique(pairs, return_inverse=True)
+            winner, loser = place.reshape(pairs.shape)
+            wins = np.zeros((responses.size, responses.size))
+            wins[winner, loser] = self.count[rows]
+            yield PromptWins(prompt, responses, wins)
+
+
+def count_pairs(data: PreferenceData) -> PairCounts:
+    """Return the counts of the distinct triples of `data`.
+
+    Parameters
+    ----------
+    data : PreferenceData
+
+    Raises
+    ------
+    ValueError
+        If `data` is not a PreferenceData.
+    """
+    if not isinstance(data, PreferenceData):
+        raise ValueError(f"data is a {type(data).__name__}; it must be a PreferenceData")
+    informative = data.chosen != data.rejected
+    responses = data.size[1]
+    key = (data.prompt * responses + data.chosen) * responses + data.rejected
+    triples, count = np.unique(key[informative], return_counts=True)
+    pair, loser = np.divmod(triples, responses)
+    prompt, winner = np.divmod(pair, responses)
+    return PairCounts(
+        prompt=prompt,
+        winner=winner,
+        loser=loser,
+        count=count,
+        equal_pairs=len(data) - int(informative.sum()),
+        shape=data.size,
+    )
+
+
+def log_likelihood(counts: PairCounts, reward: FloatArray) -> float:
+    """Return `sum_i log sigma(r(x_i, y+_i) - r(x_i, y-_i))`, in nats.
+
+    Every row of the dataset counts; one with `y+ = y-` contributes `log(1/2)`.
+
+    Parameters
+    ----------
+    counts : PairCounts
+    reward : (X, Y) array
+
+    Source: Bradley and Terry 1952; arXiv 2407.13399, section 2.1.
+    """
+    margin = reward[counts.prompt, counts.winner] - reward[counts.prompt, counts.loser]
+    informative = -(counts.count * np.logaddexp(0.0, -margin)).sum()
+    return float(informative - counts.equal_pairs * np.log(2.0))
+
+
+def optional_generator(rng: Any) -> np.random.Generator | None:
+    """Return `rng`, which must be a numpy Generator or None."""
+    return None if rng is None else checks.generator("rng", rng)

@@ -1,0 +1,67 @@
+"""The one entry point: a reward from preference data."""
+
+from __future__ import annotations
+
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+
+from rlhfsim.preferences import PreferenceData
+from rlhfsim.rewards.counts import optional_generator
+from rlhfsim.rewards.result import RewardFit
+from rlhfsim.rewards.tabular import Tabular
+
+
+@runtime_checkable
+class RewardModel(Protocol):
+    """What `fit_reward` asks of a model."""
+
+    def fit(self, data: PreferenceData, rng: np.random.Generator | None = None) -> RewardFit:
+        """Return the fit of this model to `data`."""
+        ...
+
+
+_UNCONSTRAINED = Tabular()
+
+
+def fit_reward(
+    data: PreferenceData,
+    model: RewardModel = _UNCONSTRAINED,
+    *,
+    rng: np.random.Generator | None = None,
+) -> RewardFit:
+    """Return the Bradley-Terry maximum likelihood reward of a model.
+
+    Maximises `sum_i log sigma(r(x_i, y+_i) - r(x_i, y-_i))` over the rewards of `model`.  The
+    data determine rewards only up to a constant per prompt; each model states its convention.
+
+    Parameters
+    ----------
+    data : PreferenceData
+    model : RewardModel
+        `Tabular()`, `Tabular(r_max=...)`, `Tabular(ridge=...)` or `FiniteClass(rewards)`.
+    rng : numpy.random.Generator, optional
+        Breaks ties of a finite class; without it the first of the tied rewards is taken.
+
+    Returns
+    -------
+    RewardFit
+        With the `(X, Y)` reward and its certificate.
+
+    Raises
+    ------
+    MLEDoesNotExistError
+        For `Tabular()` when a prompt's likelihood has no finite maximiser.
+    RewardFitError
+        When a fit fails its own certificate.
+    ValueError
+        For arguments of the wrong kind, or a class whose shape is not that of the data.
+
+    Source: Bradley and Terry 1952; Ford 1957; Hunter 2004; arXiv 2407.13399, section 2.1.
+    """
+    if isinstance(model, type) or not isinstance(model, RewardModel):
+        raise ValueError(
+            f"model is {model!r:.80}; it must be a reward model, "
+            "for example Tabular() or FiniteClass(rewards)"
+        )
+    return model.fit(data, optional_generator(rng))
