@@ -83,8 +83,8 @@ def as_positive(name: str, value: ArrayLike) -> FloatArray:
 def positive_number(name: str, value: float, *, zero: bool = False) -> float:
     """Return one finite number that is positive (or, with `zero`, not negative)."""
     array = as_real(name, value)
-    if array.ndim != 0:
-        raise ValueError(f"{name} has shape {array.shape}; it must be one number")
+    if array.ndim != 0 or isinstance(value, (bool, np.bool_)):
+        raise ValueError(f"{name} is {value!r:.80}; it must be one number")
     number = float(array)
     if number < 0 or (number == 0 and not zero):
         rule = "non-negative" if zero else "positive"

@@ -46,8 +46,8 @@ class ChiSquared(Divergence):
         """Return `max(0, 1 + s)`."""
         return np.maximum(0.0, 1.0 + np.asarray(score, dtype=np.float64))
 
-    def conjugate(self, score: ArrayLike) -> FloatArray:
-        """Return `s + s^2/2` for `s >= -1`, else `-1/2`."""
+    def conjugate_perspective(self, score: ArrayLike, reference: ArrayLike) -> FloatArray:
+        """Return `p (s + s^2/2)` for `s >= -1`, else `-p/2`."""
         s = np.maximum(np.asarray(score, dtype=np.float64), -1.0)
-        with np.errstate(over="ignore"):
-            return s * (1.0 + 0.5 * s)
+        with np.errstate(over="ignore", under="ignore"):
+            return (np.asarray(reference, dtype=np.float64) * s) * (1.0 + 0.5 * s)

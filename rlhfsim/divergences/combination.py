@@ -80,6 +80,14 @@ class Combination(Divergence):
             return self._inverse_mixed(score, weights[ChiSquared], weights[KL])
         return self._inverse_numeric(score)
 
+    def conjugate_perspective(self, score: ArrayLike, reference: ArrayLike) -> FloatArray:
+        """Return `p f*(s)`; for a single term, `(c f)*(s) = c f*(s/c)`."""
+        if len(self.weighted) == 1:
+            weight, base = self.weighted[0]
+            scaled = np.asarray(score, dtype=np.float64) / weight
+            return weight * base.conjugate_perspective(scaled, reference)
+        return super().conjugate_perspective(score, reference)
+
     def _inverse_mixed(self, score: FloatArray, chi_squared: float, kl: float) -> FloatArray:
         gamma = kl / chi_squared
         with np.errstate(over="ignore", under="ignore", invalid="ignore", divide="ignore"):

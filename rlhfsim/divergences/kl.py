@@ -55,7 +55,11 @@ class KL(Divergence):
         with np.errstate(over="ignore", under="ignore"):
             return np.exp(np.asarray(score, dtype=np.float64))
 
-    def conjugate(self, score: ArrayLike) -> FloatArray:
-        """Return `e^s - 1`."""
+    def conjugate_perspective(self, score: ArrayLike, reference: ArrayLike) -> FloatArray:
+        """Return `p (e^s - 1)`."""
+        s = np.asarray(score, dtype=np.float64)
+        p = np.asarray(reference, dtype=np.float64)
         with np.errstate(over="ignore", under="ignore"):
-            return np.expm1(np.asarray(score, dtype=np.float64))
+            # In halves: e^s may overflow where p e^s does not.
+            half = np.exp(0.5 * s)
+            return np.where(np.abs(s) < 1, p * np.expm1(s), (p * half) * half - p)

@@ -39,12 +39,17 @@ class SolverError(RuntimeError):
         super().__init__(message)
         self.solution = solution
 
+    def __reduce__(self) -> tuple[type[SolverError], tuple[str, Solution]]:
+        """Pickle with the solution, so that the error survives a process pool."""
+        return type(self), (str(self), self.solution)
+
 
 def require_certified(solution: Solution) -> Solution:
     """Return `solution`, or raise `SolverError` naming the first prompt with a bad certificate."""
     size = solution.policy.shape[-1]
     feasible = solution.feasibility <= rounding(size)
-    good = (np.abs(solution.gap) <= solution.tolerance) & feasible
+    # Written so that NaN fails; an infinite gap must not pass against an infinite tolerance.
+    good = np.isfinite(solution.gap) & (np.abs(solution.gap) <= solution.tolerance) & feasible
     if np.all(good):
         return solution
     bad = np.nonzero(np.atleast_1d(~np.asarray(good)))

@@ -17,7 +17,8 @@ class Finding:
     source: str
     measured: str
     verdict: str
-    #: The verdict is the one that theory predicts (a false claim found false counts).
+    #: The verdict is the one that theory predicts; a false claim found false counts, and so does
+    #: a measurement about which theory says nothing.
     expected: bool
     #: Name of the table that holds the numbers, and the function that computes them.
     table: str

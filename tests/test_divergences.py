@@ -1,0 +1,583 @@
+import math
+from dataclasses import dataclass
+
+import mpmath as mp
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.optimize import brentq
+
+from rlhfsim.divergences import (
+    DIVERGENCES,
+    KL,
+    ChiSquared,
+    Combination,
+    Divergence,
+    renyi,
+    squared_hellinger,
+    total_variation,
+)
+from rlhfsim.solvers import solve
+
+EPS = np.finfo(float).eps
+EACH = pytest.mark.parametrize("divergence", DIVERGENCES, ids=repr)
+RATIOS = np.concatenate([np.geomspace(1e-12, 1e12, 97), [0.5, 0.999, 1.0, 1.001, 1.5, 2.0]])
+
+
+@dataclass(frozen=True)
+class ForwardKL(Divergence):
+    """A third kind, with finite recession, that exercises the generic routes."""
+
+    @property
+    def recession(self):
+        return 1.0
+
+    def perspective(self, policy, reference):
+        pi, p = np.asarray(policy, dtype=float), np.asarray(reference, dtype=float)
+        excess = (pi - p) / p
+        with np.errstate(divide="ignore"):
+            return p * (excess - np.log1p(excess))
+
+    def link(self, ratio):
+        t = np.asarray(ratio, dtype=float)
+        with np.errstate(divide="ignore", over="ignore"):
+            return (t - 1.0) / t
+
+    def link_slope(self, ratio):
+        return np.asarray(ratio, dtype=float) ** -2.0
+
+    def inverse_link(self, score):
+        s = np.asarray(score, dtype=float)
+        with np.errstate(divide="ignore"):
+            return np.where(s < 1, 1.0 / np.where(s < 1, 1.0 - s, 1.0), np.inf)
+
+
+def exact_generator(divergence, t):
+    """f(t) in mpmath, written out here."""
+    formulas = {
+        KL(): lambda t: (t * mp.log(t) if t else 0) - t + 1,
+        ChiSquared(): lambda t: (t - 1) ** 2 / 2,
+        ForwardKL(): lambda t: -mp.log(t) + t - 1,
+    }
+    return mp.fsum(mp.mpf(weight) * formulas[base](t) for weight, base in divergence.terms())
+
+
+def exact_divergence(divergence, policy, reference):
+    pairs = [(mp.mpf(float(a)), mp.mpf(float(b))) for a, b in zip(policy, reference, strict=True)]
+    return mp.fsum(p * exact_generator(divergence, a / p) for a, p in pairs if p > 0)
+
+
+def relative_error(computed, exact):
+    return float(abs(mp.mpf(float(computed)) - exact) / exact)
+
+
+# ---- the four members ----------------------------------------------------------------------------
+
+
+@EACH
+def test_generator_and_link_vanish_at_one(divergence):
+    assert divergence.generator(1.0) == 0
+    assert divergence.link(1.0) == 0
+    assert divergence.inverse_link(0.0) == pytest.approx(1.0, abs=2 * EPS)
+    assert divergence.recession == np.inf
+
+
+@EACH
+def test_generator_and_its_derivatives_agree_with_mpmath(divergence):
+    with mp.workdps(60):
+        for t in RATIOS:
+            x = mp.mpf(float(t))
+            exact = exact_generator(divergence, x)
+            assert abs(mp.mpf(float(divergence.generator(t))) - exact) <= 8 * EPS * exact
+            step = x * mp.mpf(10) ** -20
+            slope = mp.diff(lambda v: exact_generator(divergence, v), x, h=step)
+            # log t and t - 1 carry the rounding of their larger term when they cancel or add.
+            size = mp.fsum(
+                w * abs(mp.log(x) if base == KL() else x - 1) for w, base in divergence.terms()
+            )
+            assert abs(mp.mpf(float(divergence.link(t))) - slope) <= 4 * EPS * size + 1e-18
+            curvature = mp.diff(lambda v: exact_generator(divergence, v), x, 2, h=step)
+            assert relative_error(divergence.link_slope(t), curvature) <= 4 * EPS
+
+
+@EACH
+def test_inverse_link_inverts_the_link(divergence):
+    s = divergence.link(RATIOS)
+    # s is rounded, which moves the ratio by eps s / f''.
+    slack = 8 * EPS * (1 + np.abs(s) / (divergence.link_slope(RATIOS) * RATIOS))
+    if divergence == ChiSquared():
+        slack = slack + 2 * EPS / RATIOS
+    if isinstance(divergence, Combination):
+        # s loses the digits of the smaller of its terms.
+        size = sum(w * np.abs(base.link(RATIOS)) for w, base in divergence.terms())
+        size = size + {b: w for w, b in divergence.terms()}[ChiSquared()]
+        slack = slack + 4 * EPS * size / (divergence.link_slope(RATIOS) * RATIOS)
+    assert np.all(np.abs(divergence.inverse_link(s) / RATIOS - 1) <= slack)
+
+
+def test_inverse_link_clips_only_where_the_link_is_bounded_below():
+    scores = np.array([-1.0, -1.5, -1e300, np.nextafter(-1, 0)])
+    inverse = ChiSquared().inverse_link(scores)
+    assert np.array_equal(inverse[:3], np.zeros(3))
+    assert inverse[3] > 0
+    assert np.all(KL().inverse_link([-1.0, -700.0]) > 0)
+    mixed = (ChiSquared() + KL()).inverse_link([-1.0, -1.5, -700.0])
+    assert np.all(mixed > 0)
+    assert np.all(np.diff(mixed) < 0)
+
+
+@pytest.mark.parametrize("gamma", [1e-8, 1e-3, 0.3, 1.0, 7.0, 1e8])
+def test_mixed_inverse_link_solves_its_equation(gamma):
+    divergence = ChiSquared() + gamma * KL()
+    s = np.concatenate([np.linspace(-3, 3, 61), np.geomspace(1e-12, 1e9, 60)])
+    s = np.concatenate([s, -s[s > 0]])
+    w = divergence.inverse_link(s)
+    with mp.workdps(50):
+        for score, ratio in zip(s, w, strict=True):
+            if ratio < 1e-290:
+                assert score < -1
+                continue
+            x = mp.mpf(float(ratio))
+            residual = x - 1 + gamma * mp.log(x) - mp.mpf(float(score))
+            # Newton's step from w to the root, relative to w; s + 1 is rounded.
+            step = float(residual / (x + gamma))
+            assert abs(step) <= 8 * EPS * (1 + (abs(score) + 1) / float(x + gamma)), (score, step)
+
+
+@EACH
+def test_conjugate_is_the_supremum(divergence):
+    s = divergence.link(RATIOS[(RATIOS > 1e-6) & (RATIOS < 1e6)])
+    s = np.concatenate([s, [-30.0, -2.0, -1.0, -0.5, 0.0, 0.5, 2.0]])
+    conjugate = divergence.conjugate(s)
+    grid = np.concatenate([[0.0], np.geomspace(1e-8, 1e8, 4001)])
+    below = s[:, None] * grid - divergence.generator(grid)
+    scale = 1e-14 * (1 + np.abs(conjugate) + np.abs(s) * divergence.inverse_link(s))
+    assert np.all(conjugate >= below.max(axis=1) - scale)
+    # ... and it is attained, at the inverse link (Fenchel-Young equality).
+    t = divergence.inverse_link(s)
+    assert np.all(np.abs(conjugate - (s * t - divergence.generator(t))) <= 20 * scale)
+
+
+@pytest.mark.parametrize(
+    ("divergence", "score", "expected"),
+    [
+        (KL(), 1.0, math.e - 1),
+        (KL(), -2.0, math.exp(-2) - 1),
+        (ChiSquared(), 2.0, 4.0),
+        (ChiSquared(), -1.0, -0.5),
+        (ChiSquared(), -7.0, -0.5),
+        (3 * ChiSquared(), 2.0, 2 + 4 / 6),
+        (2 * KL(), 1.0, 2 * math.expm1(0.5)),
+    ],
+    ids=str,
+)
+def test_conjugate_by_hand(divergence, score, expected):
+    assert divergence.conjugate(score) == pytest.approx(expected, rel=1e-15)
+
+
+# ---- values --------------------------------------------------------------------------------------
+
+
+def random_pair(rng):
+    size = int(rng.integers(1, 9))
+    p = rng.dirichlet(np.full(size, rng.choice([0.1, 1.0, 10.0])))
+    pi = rng.dirichlet(np.full(size, rng.choice([0.1, 1.0, 10.0])))
+    p = np.maximum(p, 1e-300)
+    if size > 1 and rng.random() < 0.3:
+        pi[0] = 0.0
+    return pi / pi.sum(), p / p.sum()
+
+
+@EACH
+def test_values_agree_with_mpmath(divergence):
+    rng = np.random.default_rng(11)
+    with mp.workdps(60):
+        for _ in range(150):
+            pi, p = random_pair(rng)
+            computed = divergence(pi, p)
+            exact = exact_divergence(divergence, pi, p)
+            if exact > 1e300:
+                continue
+            assert abs(mp.mpf(float(computed)) - exact) <= 16 * EPS * exact + mp.mpf(1e-300)
+
+
+@EACH
+@pytest.mark.parametrize("distance", [1e-2, 1e-5, 1e-9, 1e-13])
+def test_tiny_divergences_keep_their_digits(divergence, distance):
+    rng = np.random.default_rng(5)
+    p = rng.dirichlet(np.ones(7))
+    pi = p + distance * (p * rng.uniform(-1, 1, 7))
+    pi = pi + p * (1 - pi.sum())
+    with mp.workdps(60):
+        exact = exact_divergence(divergence, pi, p)
+        assert exact < distance**2 * 30
+        assert relative_error(divergence(pi, p), exact) <= 16 * EPS
+
+
+@pytest.mark.parametrize("tiny", [1e-20, 1e-150, 1e-300])
+@EACH
+def test_rare_references(divergence, tiny):
+    p = np.array([tiny, 1 - tiny])
+    for share in (0.5, 1e-3, 1e-8, 1.0):
+        pi = np.array([share, 1 - share])
+        with mp.workdps(60):
+            exact = exact_divergence(divergence, pi, p)
+            assert relative_error(divergence(pi, p), exact) <= 16 * EPS
+
+
+@pytest.mark.parametrize("tiny", [1e-310, 5e-324])
+def test_subnormal_references(tiny):
+    pi, p = np.array([0.5, 0.5]), np.array([tiny, 1.0])
+    with mp.workdps(60):
+        assert relative_error(KL()(pi, p), exact_divergence(KL(), pi, p)) <= 16 * EPS
+    assert ChiSquared()(pi, p) >= 1e308
+
+
+@EACH
+def test_point_mass_by_hand(divergence):
+    weights = {base: weight for weight, base in divergence.terms()}
+    expected = weights.get(KL(), 0) * math.log(4) + weights.get(ChiSquared(), 0) * 1.5
+    assert divergence([1, 0, 0, 0], [0.25] * 4) == pytest.approx(expected, rel=1e-15)
+    assert divergence([0.25] * 4, [0.25] * 4) == 0
+
+
+@EACH
+def test_infinite_without_support_and_zero_for_free_zeros(divergence):
+    assert divergence([0.5, 0.5], [1.0, 0.0]) == np.inf
+    assert divergence([1e-300, 1.0], [0.0, 1.0]) == np.inf
+    assert divergence([1.0, 0.0], [1.0, 0.0]) == 0
+    policy = np.array([[0.5, 0.5], [0.25, 0.75]])
+    reference = np.array([[1.0, 0.0], [0.5, 0.5]])
+    assert divergence(policy, reference, [0.5, 0.5]) == np.inf
+    # A prompt of weight 0 does not count, even at infinity.
+    assert divergence(policy, reference, [0.0, 1.0]) == divergence(policy[1], reference[1])
+
+
+def test_finite_recession_costs_its_share():
+    value = ForwardKL()([0.5, 0.5], [1.0, 0.0])
+    assert value == pytest.approx(math.log(2), rel=1e-15)
+    assert (3 * ForwardKL()).recession == 3
+    assert (ForwardKL() + KL()).recession == np.inf
+
+
+@EACH
+def test_average_over_prompts_and_leading_axes(divergence):
+    rng = np.random.default_rng(2)
+    policy, reference = rng.dirichlet(np.ones(4), (5, 3)), rng.dirichlet(np.ones(4), 3)
+    rho = np.array([0.2, 0.3, 0.5])
+    per_prompt = divergence.per_prompt(policy, reference)
+    assert per_prompt.shape == (5, 3)
+    each = [[divergence(policy[i, x], reference[x]) for x in range(3)] for i in range(5)]
+    assert np.array_equal(per_prompt, each)
+    value = divergence(policy, reference, rho)
+    assert value.shape == (5,)
+    np.testing.assert_allclose(value, np.array(each) @ rho, rtol=1e-14)
+    single = divergence(policy[0, 0], reference[0])
+    assert single.shape == ()
+    assert divergence(policy[0, 0], reference[0], [1.0]) == single
+    assert divergence(policy[0, :1], reference[:1]) == single
+
+
+@EACH
+def test_data_processing_and_joint_convexity(divergence):
+    rng = np.random.default_rng(3)
+    strict = 0
+    for _ in range(50):
+        pi, p = rng.dirichlet(np.ones(4), 2)
+        value = divergence(pi, p)
+        merged = divergence([pi[0] + pi[1], pi[2], pi[3]], [p[0] + p[1], p[2], p[3]])
+        assert merged <= value * (1 + 1e-13)
+        strict += merged < 0.99 * value
+        other, q = rng.dirichlet(np.ones(4), 2)
+        middle = divergence((pi + other) / 2, (p + q) / 2)
+        assert middle <= (value + divergence(other, q)) / 2 * (1 + 1e-13)
+    assert strict > 10
+    # Responses of equal ratio lose nothing by merging.
+    assert divergence([0.6, 0.2, 0.2], [0.3, 0.1, 0.6]) == pytest.approx(
+        divergence([0.8, 0.2], [0.4, 0.6]), rel=1e-14
+    )
+
+
+def test_kl_bound_by_chi_squared_is_tight():
+    for hidden in (0.5, 0.1, 1e-3, 1e-9):
+        p = np.array([hidden, 1 - hidden])
+        pi = np.array([0.0, 1.0])
+        kl, chi = float(KL()(pi, p)), float(ChiSquared()(pi, p))
+        assert kl == pytest.approx(math.log1p(2 * chi), rel=1e-7)
+    assert kl / chi == pytest.approx(2, rel=1e-6)
+    assert KL()([1, 0], [0.5, 0.5]) > ChiSquared()([1, 0], [0.5, 0.5])
+    rng = np.random.default_rng(4)
+    pi, p = rng.dirichlet(np.ones(5), (2, 200))
+    assert np.all(KL().per_prompt(pi, p) <= np.log1p(2 * ChiSquared().per_prompt(pi, p)) + 1e-14)
+
+
+# ---- algebra -------------------------------------------------------------------------------------
+
+
+def test_sums_and_multiples():
+    mixed = ChiSquared() + 0.5 * KL()
+    assert mixed == 0.5 * KL() + ChiSquared() == ChiSquared() + KL() * 0.5
+    assert hash(mixed) == hash(0.5 * KL() + ChiSquared())
+    assert mixed != ChiSquared() + 0.25 * KL()
+    assert mixed != ChiSquared()
+    assert KL() + KL() == 2 * KL()
+    assert 2 * (0.5 * KL()) == KL()
+    assert isinstance(2 * (0.5 * KL()), KL)
+    assert 3 * mixed == 3 * ChiSquared() + 1.5 * KL()
+    assert mixed + KL() == ChiSquared() + 1.5 * KL()
+    assert mixed.terms() == ((1.0, ChiSquared()), (0.5, KL()))
+    assert KL().terms() == ((1.0, KL()),)
+    assert len({mixed, 0.5 * KL() + ChiSquared(), KL(), KL() + KL(), 2 * KL()}) == 3
+
+
+def test_repr_reads_back():
+    for divergence in DIVERGENCES:
+        assert eval(repr(divergence)) == divergence
+    assert repr(ChiSquared() + 0.5 * KL()) == "ChiSquared() + 0.5 * KL()"
+    assert repr(2 * KL()) == "2 * KL()"
+
+
+def test_combination_is_the_weighted_sum():
+    pi, p = np.array([0.7, 0.2, 0.1]), np.array([0.2, 0.3, 0.5])
+    expected = 0.25 * ChiSquared()(pi, p) + 3 * KL()(pi, p)
+    assert (0.25 * ChiSquared() + 3 * KL())(pi, p) == pytest.approx(float(expected), rel=1e-15)
+
+
+@pytest.mark.parametrize("weight", [0, 0.0, -1.0, math.nan, math.inf, "2", [1.0], None])
+def test_bad_weights(weight):
+    for divergence in (KL(), ChiSquared() + KL()):
+        with pytest.raises(ValueError, match="weight"):
+            divergence * weight
+        with pytest.raises(ValueError, match="weight"):
+            weight * divergence
+
+
+def test_overflowing_weights_and_foreign_terms():
+    with pytest.raises(ValueError, match=r"weight of KL\(\) is inf"):
+        1e308 * KL() + 1e308 * KL()
+    with pytest.raises(TypeError):
+        KL() + 1.0
+    with pytest.raises(TypeError):
+        Divergence()
+
+
+# ---- the generic routes --------------------------------------------------------------------------
+
+THREE = [
+    ForwardKL() + KL(),
+    0.1 * ForwardKL() + ChiSquared(),
+    ForwardKL() + ChiSquared() + 2 * KL(),
+    100 * ForwardKL() + 1e-3 * KL(),
+]
+
+
+@pytest.mark.parametrize("divergence", THREE, ids=repr)
+def test_numeric_inverse_link(divergence):
+    t = np.concatenate([np.geomspace(1e-9, 1e9, 73), [1.0]])
+    size = sum(w * np.abs(base.link(t)) for w, base in divergence.terms())
+    inverse = divergence.inverse_link(divergence.link(t))
+    slack = 4 * EPS * (1 + (size + 1) / (t * divergence.link_slope(t)))
+    assert np.all(np.abs(inverse / t - 1) <= slack)
+    assert divergence.inverse_link(0.0) == pytest.approx(1, abs=4 * EPS)
+
+
+@dataclass(frozen=True)
+class Twin(ChiSquared):
+    """Chi-squared under another name: a sum with it has a link that is bounded below."""
+
+
+def test_numeric_inverse_link_clips_to_zero():
+    scores = np.array([-5.0, -2.0001, -1.0, 0.0, 4.0])
+    expected = np.maximum(0.0, 1 + scores / 2)
+    np.testing.assert_allclose((ChiSquared() + Twin()).inverse_link(scores), expected, rtol=4 * EPS)
+
+
+@pytest.mark.parametrize("divergence", [ForwardKL(), 2 * ForwardKL(), *THREE], ids=repr)
+@pytest.mark.parametrize("beta", [0.01, 0.3, 2.0, 1e4])
+def test_generic_solver_against_brentq(divergence, beta):
+    rng = np.random.default_rng(8)
+    p, r = rng.dirichlet(np.ones(6)), rng.normal(size=6)
+    solution = solve(r, p, divergence, beta)
+
+    def excess(multiplier):
+        return float(p @ divergence.inverse_link((r - multiplier) / beta)) - 1
+
+    low = r.min()
+    high = max(r.max(), low + 1e-6)
+    if divergence.terms()[0][1] == ForwardKL() and len(divergence.terms()) == 1:
+        # The inverse link of forward KL is infinite from the score `recession` on.
+        low = max(low, r.max() - beta * divergence.recession * (1 - 1e-13))
+    root = brentq(excess, low, high, xtol=1e-15, rtol=4 * EPS)
+    assert solution.multiplier == pytest.approx(root, abs=1e-12 * (1 + beta))
+    expected = p * divergence.inverse_link((r - root) / beta)
+    np.testing.assert_allclose(solution.policy, expected / expected.sum(), rtol=1e-9)
+    value = solution.policy @ r - beta * divergence(solution.policy, p)
+    assert solution.value == pytest.approx(float(value), rel=1e-12, abs=1e-12)
+    for _ in range(20):
+        other = rng.dirichlet(np.ones(6))
+        assert other @ r - beta * divergence(other, p) < solution.value
+
+
+# ---- distances -----------------------------------------------------------------------------------
+
+
+def test_total_variation_and_hellinger_by_hand():
+    pi, p = [0.5, 0.5, 0.0], [0.125, 0.5, 0.375]
+    assert total_variation(pi, p) == 0.375
+    exact = (math.sqrt(0.5) - math.sqrt(0.125)) ** 2 + 0.375
+    assert squared_hellinger(pi, p) == pytest.approx(exact, rel=1e-15)
+    assert total_variation([1, 0], [0, 1]) == 1
+    assert squared_hellinger([1, 0], [0, 1]) == 2
+    assert total_variation([[1, 0], [0.5, 0.5]], [[0, 1], [0.5, 0.5]], [0.25, 0.75]) == 0.25
+    assert squared_hellinger([[1, 0], [0.5, 0.5]], [[0, 1], [0.5, 0.5]], [0.25, 0.75]) == 0.5
+
+
+def test_hellinger_of_a_close_pair_keeps_its_digits():
+    p = np.array([0.3, 0.7])
+    pi = p + np.array([1e-11, -1e-11])
+    with mp.workdps(60):
+        exact = mp.fsum(
+            (mp.sqrt(mp.mpf(float(a))) - mp.sqrt(mp.mpf(float(b)))) ** 2
+            for a, b in zip(pi, p, strict=True)
+        )
+        assert relative_error(squared_hellinger(pi, p), exact) <= 8 * EPS
+
+
+def test_inequalities_between_distances_hold_and_are_tight():
+    rng = np.random.default_rng(6)
+    pi, p = rng.dirichlet(np.full(4, 0.5), (2, 500))
+    tv = np.array([total_variation(a, b) for a, b in zip(pi, p, strict=True)])
+    h2 = np.array([squared_hellinger(a, b) for a, b in zip(pi, p, strict=True)])
+    kl, chi = KL().per_prompt(pi, p), ChiSquared().per_prompt(pi, p)
+    assert np.all(tv <= np.sqrt(kl / 2))
+    assert np.all(tv <= np.sqrt(chi / 2))
+    assert np.all(tv <= np.sqrt(1 - np.exp(-kl)))
+    assert np.all(h2 <= kl)
+    assert np.all(h2 / 2 <= tv)
+    assert np.all(tv <= np.sqrt(h2 * (1 - h2 / 4)))
+    # Witnesses: a symmetric pair for Pinsker and for chi-squared, disjoint ones for the rest.
+    near = np.array([0.5 + 1e-5, 0.5 - 1e-5]), np.array([0.5, 0.5])
+    assert total_variation(*near) == pytest.approx(math.sqrt(KL()(*near) / 2), rel=1e-9)
+    assert total_variation([0.7, 0.3], [0.5, 0.5]) == pytest.approx(
+        math.sqrt(ChiSquared()([0.7, 0.3], [0.5, 0.5]) / 2), rel=1e-14
+    )
+    far = np.array([1.0, 0.0]), np.array([1e-30, 1.0])
+    assert total_variation(*far) == pytest.approx(squared_hellinger(*far) / 2, rel=1e-12)
+
+
+@pytest.mark.parametrize("order", [1e-3, 0.3, 0.5, 0.999, 1, 1.001, 1.5, 2, 3.5, 40])
+def test_renyi_agrees_with_mpmath(order):
+    rng = np.random.default_rng(7)
+    with mp.workdps(80):
+        for _ in range(60):
+            pi, p = random_pair(rng)
+            if order > 1 and p.min() < 1e-290 / 40:
+                continue
+            pairs = [
+                (mp.mpf(float(a)), mp.mpf(float(b))) for a, b in zip(pi, p, strict=True) if a > 0
+            ]
+            if order == 1:
+                exact = mp.fsum(a * mp.log(a / b) for a, b in pairs)
+            else:
+                a_ = mp.mpf(order)
+                exact = mp.log(mp.fsum(a**a_ * b ** (1 - a_) for a, b in pairs)) / (a_ - 1)
+            # Rounding of the sums to 1 enters as eps/|order - 1|.
+            noise = 60 * EPS * (abs(exact) + 1 / abs(order - 1) if order != 1 else 1 + abs(exact))
+            assert abs(mp.mpf(float(renyi(pi, p, order))) - exact) <= noise
+
+
+def test_renyi_keeps_the_digits_of_a_small_divergence():
+    p = np.array([0.25, 0.75])
+    pi = p + np.array([1e-6, -1e-6])
+    assert renyi(pi, p, 2.0) == pytest.approx(math.log1p(2 * ChiSquared()(pi, p)), rel=1e-3)
+
+
+def test_renyi_landmarks_and_monotonicity():
+    rng = np.random.default_rng(9)
+    pi, p = rng.dirichlet(np.ones(5), (2, 40))
+    np.testing.assert_allclose(renyi(pi, p, 1), KL().per_prompt(pi, p), rtol=1e-15)
+    np.testing.assert_allclose(
+        renyi(pi, p, 2), np.log1p(2 * ChiSquared().per_prompt(pi, p)), rtol=1e-12
+    )
+    np.testing.assert_allclose(renyi(pi, p, np.inf), np.log((pi / p).max(axis=-1)), rtol=1e-13)
+    orders = [0.01, 0.1, 0.5, 0.9, 1, 1.1, 2, 5, 50, np.inf]
+    curve = np.array([renyi(pi, p, order) for order in orders])
+    assert np.all(np.diff(curve, axis=0) > 0)
+    # Flat, for a conditioned reference: every order gives -log of the mass.
+    for order in orders:
+        assert renyi([1.0, 0.0], [0.2, 0.8], order) == pytest.approx(math.log(5), rel=1e-13)
+    assert renyi([0.5, 0.5], [1.0, 0.0], 2) == np.inf
+    assert renyi([0.5, 0.5], [1.0, 0.0], 1) == np.inf
+    assert renyi([0.5, 0.5], [1.0, 0.0], np.inf) == np.inf
+    assert renyi([0.5, 0.5], [1.0, 0.0], 0.5) == pytest.approx(math.log(2), rel=1e-14)
+
+
+@pytest.mark.parametrize("order", [0, -1, math.nan])
+def test_renyi_refuses_other_orders(order):
+    with pytest.raises(ValueError, match=r"order is .*; it must be in \(0, inf\]"):
+        renyi([0.5, 0.5], [0.5, 0.5], order)
+
+
+# ---- input ---------------------------------------------------------------------------------------
+
+
+def every_divergence_call(policy, reference, prompt_dist=None):
+    for function in (*DIVERGENCES, total_variation, squared_hellinger):
+        yield lambda f=function: f(policy, reference, prompt_dist)
+
+
+@pytest.mark.parametrize(
+    ("policy", "reference", "prompt_dist", "message"),
+    [
+        ([0.5, 0.6], [0.5, 0.5], None, r"policy sums to 1\.1; rows must sum to 1 within 1e-09"),
+        ([[0.5, 0.5], [0.7, 0.2]], [0.5, 0.5], [1, 0], r"policy\[1\] sums to 0\.8999"),
+        ([0.5, 0.5], [1.5, -0.5], None, r"reference\[1\] is -0\.5; probabilities must not be neg"),
+        ([0.5, math.nan], [0.5, 0.5], None, r"policy\[1\] is nan; entries must be finite"),
+        ([0.5, 0.5], [0.5, math.inf], None, r"reference\[1\] is inf; entries must be finite"),
+        (["a", "b"], [0.5, 0.5], None, "policy is not an array of real numbers"),
+        ([], [], None, r"policy has shape \(0,\)"),
+        ([1.0], [[0.5, 0.5, 0.0]] * 2, [0.5, 0.6], r"prompt_dist sums to 1\.1"),
+        ([0.5, 0.5], [[0.5, 0.3, 0.2]], None, r"shapes do not broadcast: policy \(2,\), ref"),
+        ([[0.5, 0.5]] * 2, [0.5, 0.5], None, "prompt_dist is missing; with 2 prompts"),
+        ([[0.5, 0.5]] * 2, [0.5, 0.5], [1.0], r"prompt_dist has shape \(1,\); it must be \(2,\)"),
+    ],
+)
+def test_bad_input(policy, reference, prompt_dist, message):
+    for call in every_divergence_call(policy, reference, prompt_dist):
+        with pytest.raises(ValueError, match=message):
+            call()
+
+
+def test_arrays_are_not_mutated():
+    policy, reference = np.array([[0.2, 0.8], [1.0, 0.0]]), np.array([[0.4, 0.6], [0.5, 0.5]])
+    rho = np.array([0.5, 0.5])
+    before = policy.copy(), reference.copy(), rho.copy()
+    for array in (policy, reference, rho):
+        array.setflags(write=False)
+    for call in every_divergence_call(policy, reference, rho):
+        call()
+    renyi(policy, reference, 3)
+    score = np.array([-2.0, 0.5])
+    for divergence in DIVERGENCES:
+        divergence.conjugate(score)
+        divergence.inverse_link(score)
+    assert np.array_equal(score, [-2.0, 0.5])
+    assert all(map(np.array_equal, before, (policy, reference, rho)))
+
+
+probabilities = st.lists(st.floats(1e-12, 1.0), min_size=4, max_size=4).map(
+    lambda weights: np.array(weights) / np.sum(weights)
+)
+
+
+@EACH
+@given(policy=probabilities, reference=probabilities)
+def test_divergences_are_nonnegative_and_zero_only_at_equality(divergence, policy, reference):
+    value = divergence(policy, reference)
+    assert value >= 0
+    assert divergence(policy, policy) == 0
+    # Pinsker, with its constant, for whatever the terms weigh.
+    kl = {base: weight for weight, base in divergence.terms()}.get(KL(), 0.0)
+    chi = {base: weight for weight, base in divergence.terms()}.get(ChiSquared(), 0.0)
+    assert value * (1 + 1e-12) >= 2 * (kl + chi) * total_variation(policy, reference) ** 2
