@@ -33,7 +33,7 @@ module              what is in it
 `bounds`            right-hand sides of theorems, every constant explicit
 `claims`            statements of the literature as objects that can be evaluated
 `studies`           settings -> tables and findings; one module per part of the report
-`plots`             tables -> figures
+`notation`, `plots` formulas in Unicode; tables -> figures
 `report`, `repro`   the HTML page; the main job `rlhfsim repro`
 `papers`, `cli`     expected numbers of papers; the command line
 ==================  ==============================================================================

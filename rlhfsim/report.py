@@ -8,6 +8,7 @@ from html import escape
 
 import pandas as pd
 
+from rlhfsim.notation import to_html
 from rlhfsim.plots import FIGURES
 from rlhfsim.studies.record import Finding, StudyResult
 
@@ -24,7 +25,8 @@ td.number { text-align: right; font-variant-numeric: tabular-nums; white-space: 
 th.number { text-align: right; }
 .verdict { font-weight: 600; white-space: nowrap; }
 .good { color: #00603f; } .bad { color: #b3261e; }
-code { font-size: .8rem; overflow-wrap: anywhere; } figure { margin: 1rem 0; }
+code { font-size: .8rem; }
+a { color: inherit; text-decoration-color: #aaa; } figure { margin: 1rem 0; }
 figure svg { width: 100%; height: auto; } figcaption, .note { font-size: .85rem; color: #444; }
 """
 
@@ -36,7 +38,6 @@ def render(
     results: Sequence[StudyResult], figures: Mapping[str, str], manifest: Mapping[str, object]
 ) -> str:
     """Return the report as HTML; `figures` maps figure names to inline SVG."""
-    findings = [f for result in results for f in result.findings]
     sections = "".join(_section(result, figures) for result in results)
     versions = ", ".join(f"{k} {v}" for k, v in dict(manifest["versions"]).items())  # type: ignore[call-overload]
     return f"""<!DOCTYPE html>
@@ -45,9 +46,10 @@ def render(
 <title>rlhfsim: main results</title><style>{_STYLE}</style></head><body>
 <h1>rlhfsim: main results</h1>
 <p>Every value is computed exactly, not estimated, unless it says “sampled”. Divergences are in
-nats; χ² carries the factor ½. The last column names the function that computes each number and
-the table, in the folder <code>tables/</code> beside this page, that holds it.</p>
-{_findings(findings)}
+nats; χ² carries the factor ½. Each section names, for every line, the function
+that computes its numbers and the table, in the folder <code>tables/</code> beside this page, that
+holds them.</p>
+{_summary(results)}
 {sections}
 <p class="note">Seed {escape(str(manifest["seed"]))}; {escape(versions)}.</p>
 </body></html>
@@ -80,15 +82,38 @@ def _section(result: StudyResult, figures: Mapping[str, str]) -> str:
     return "\n".join(parts)
 
 
+def _summary(results: Sequence[StudyResult]) -> str:
+    """Return the table of all claims, each linked to the section that has the details."""
+    rows = "".join(
+        f'<tr><td><a href="#{result.name}">{to_html(f.claim)}</a></td>'
+        f"<td>{escape(f.source)}</td><td>{to_html(f.measured)}</td>{_verdict(f)}</tr>"
+        for result in results
+        for f in result.findings
+    )
+    return _scrolling(_header("claim", "source", "measured", "verdict"), rows)
+
+
 def _findings(findings: Sequence[Finding]) -> str:
     rows = "".join(
-        f"<tr><td>{escape(f.claim)}</td><td>{escape(f.source)}</td><td>{escape(f.measured)}</td>"
-        f'<td class="verdict {"good" if f.expected else "bad"}">{escape(f.verdict)}</td>'
-        f"<td><code>{escape(f.computed_by)}</code><br><code>{escape(f.table)}</code></td></tr>"
+        f"<tr><td>{to_html(f.claim)}</td>{_verdict(f)}"
+        f"<td>{_code(f.computed_by)}</td><td>{_code(f.table)}</td></tr>"
         for f in findings
     )
-    columns = ("claim", "source", "measured", "verdict", "computed by, table")
-    return _scrolling("".join(f"<th>{column}</th>" for column in columns), rows)
+    return _scrolling(_header("claim", "verdict", "computed by", "table"), rows)
+
+
+def _header(*columns: str) -> str:
+    return "".join(f"<th>{column}</th>" for column in columns)
+
+
+def _verdict(finding: Finding) -> str:
+    kind = "good" if finding.expected else "bad"
+    return f'<td class="verdict {kind}">{escape(finding.verdict)}</td>'
+
+
+def _code(text: str) -> str:
+    """Return names that may break after a dot or an underscore, and only there."""
+    return "<code>" + re.sub(r"([._])", r"\1<wbr>", escape(text)) + "</code>"
 
 
 def _table(table: pd.DataFrame) -> str:

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -17,6 +18,7 @@ import pytest
 
 from rlhfsim import ContextualBandit, example_table
 from rlhfsim.files import TEMPORARY_PREFIX
+from rlhfsim.notation import to_html
 from rlhfsim.plots import FIGURES
 from rlhfsim.repro import STEPS, read_tables, reproduce
 from rlhfsim.studies import (
@@ -159,7 +161,8 @@ def test_report_is_self_contained(full):
     text = "".join(page.text)
     findings = pd.read_parquet(out / "tables" / "findings.parquet")
     for row in findings.itertuples():
-        assert row.measured in text
+        for formula in (row.measured, row.claim):
+            assert re.sub("<.*?>", "", unescape(to_html(formula))) in text
         assert row.computed_by in text
 
 

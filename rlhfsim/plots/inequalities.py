@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from matplotlib.figure import Figure
 
+from rlhfsim.notation import to_mathtext
 from rlhfsim.plots import style
 from rlhfsim.plots.spec import FigureSpec, Tables
 
@@ -38,7 +39,7 @@ def draw(tables: Tables) -> Figure:
                 f"{ratio[y]:.5g}", (ratio[y], y), xytext=(6, 0), textcoords="offset points",
                 va="center", fontsize=7,
             )  # fmt: skip
-        axes.set_yticks(height, table["formula"])
+        axes.set_yticks(height, [to_mathtext(formula) for formula in table["formula"]])
         axes.set(xscale="log", xlim=(0.5, 5.0 * ratio.max()))
         axes.set_xlabel("largest left side / right side")
         axes.legend(loc="center right")

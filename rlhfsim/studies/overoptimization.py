@@ -50,7 +50,7 @@ class Settings:
     #: beta in units of the standard deviation of the proxy under the reference.
     beta_min: float = 1e-3
     beta_max: float = 1e3
-    beta_points: int = 73
+    beta_points: int = 121
     #: N = 1, 2, 4, ..., 2**most_doublings, with three steps between.
     most_doublings: int = 14
 

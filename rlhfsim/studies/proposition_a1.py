@@ -256,7 +256,7 @@ def _findings(tables: dict[str, pd.DataFrame]) -> tuple[Finding, ...]:
         rows = by_method[method]
         constant = float(rows["regret_sqrt_n"].max())
         scheduled = rows["regret_at_beta_1_over_sqrt_n"] * np.sqrt(rows["n"])
-        # Section 4's bound at beta = 1/sqrt(n): eps_c^2 < 1/n, 2 D* = 1, KL* = log 2.
+        # The sharp bound at beta = 1/sqrt(n): eps_c^2 < 1/n, 2 D* = 1, KL* = log 2.
         ceiling = 1.0 + (np.log(2.0) if method == "mixed" else 0.0)
         ok = bool(scheduled.max() <= ceiling)
         findings.append(

@@ -157,7 +157,7 @@ def run(settings: Settings, seed: int) -> StudyResult:
     return StudyResult(
         name=NAME,
         title="The sharp chi-squared regret bound",
-        question="Is the bound of section 4 valid, attained, and out of reach for KL?",
+        question="Is the bound valid, attained, and out of reach for KL?",
         settings=asdict(settings),
         tables={NAME: table},
         findings=_findings(table),
