@@ -14,9 +14,9 @@ import pytest
 from scipy.special import softmax
 from scipy.stats import spearmanr
 
-from rlhfsim import table as table_module
 from rlhfsim.bandit import ContextualBandit
 from rlhfsim.table import example_table, read_bandit
+from rlhfsim.table import scored as table_module
 
 ARRAYS = ("prompt_dist", "reference", "reward", "proxy_reward", "available")
 

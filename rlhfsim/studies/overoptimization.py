@@ -17,19 +17,19 @@ from rlhfsim.bandit import ContextualBandit
 from rlhfsim.best_of_n import best_of_n, best_of_n_chi_squared_bound, best_of_n_kl_formula
 from rlhfsim.checks import FloatArray
 from rlhfsim.coverage import concentrability
-from rlhfsim.divergences import KL, ChiSquared, Divergence
+from rlhfsim.divergences import KL, Divergence
 from rlhfsim.instances import uniform_reward, zipf_bandit
 from rlhfsim.preferences import sample_preferences
 from rlhfsim.randomness import generator_for
 from rlhfsim.rewards import Tabular, fit_reward
 from rlhfsim.solvers import solve
+from rlhfsim.studies.methods import METHODS
 from rlhfsim.studies.record import Finding, StudyResult
 from rlhfsim.studies.search import minimize_over_beta
 
 NAME = "overoptimization"
 _HERE = f"rlhfsim.studies.{NAME}"
 
-METHODS: dict[str, Divergence] = {"KL": KL(), "chi2": ChiSquared(), "mixed": ChiSquared() + KL()}
 BEST_OF_N = "best-of-N"
 
 #: Rounding allowed on a monotone path, relative to the range of the proxy.

@@ -18,19 +18,18 @@ from scipy.stats import binom, binomtest
 
 from rlhfsim.bounds import proposition_a1_floor
 from rlhfsim.checks import FloatArray
-from rlhfsim.divergences import KL, ChiSquared, Divergence
+from rlhfsim.divergences import Divergence
 from rlhfsim.instances import PropositionA1, proposition_a1
 from rlhfsim.preferences import sample_preferences
 from rlhfsim.randomness import generator_for
 from rlhfsim.rewards import FiniteClass, fit_reward
 from rlhfsim.solvers import solve
+from rlhfsim.studies.methods import METHODS
 from rlhfsim.studies.record import Finding, StudyResult
 from rlhfsim.studies.search import OfBeta, minimize_over_beta
 
 NAME = "proposition_a1"
 _HERE = f"rlhfsim.studies.{NAME}"
-
-METHODS: dict[str, Divergence] = {"KL": KL(), "chi2": ChiSquared(), "mixed": ChiSquared() + KL()}
 
 # Likelihood ratios closer to 0 than this are ties; the probability of those that are not ties by
 # symmetry is part of the result.

@@ -9,9 +9,10 @@ import pandas as pd
 
 from rlhfsim.bounds import reward_error, sharp_chi_squared_bound, theory_beta
 from rlhfsim.checks import FloatArray
-from rlhfsim.divergences import KL, ChiSquared
+from rlhfsim.divergences import ChiSquared
 from rlhfsim.randomness import generator_for
 from rlhfsim.solvers import solve
+from rlhfsim.studies.methods import METHODS
 from rlhfsim.studies.record import Finding, StudyResult
 
 NAME = "sharp_bound"
@@ -101,8 +102,7 @@ def adversarial_batch(settings: Settings, rng: np.random.Generator) -> Batch:
 
 def evaluate(batch: Batch, method: str, kind: str) -> pd.DataFrame:
     """Return regret and bound of every instance; KL is held against the chi-squared bound."""
-    divergence = {"KL": KL(), "chi2": ChiSquared(), "mixed": ChiSquared() + KL()}[method]
-    policy = solve(batch.reward_hat, batch.reference, divergence, batch.beta[:, None]).policy
+    policy = solve(batch.reward_hat, batch.reference, METHODS[method], batch.beta[:, None]).policy
     shortfall = ((batch.comparator - policy) * batch.reward).sum(axis=-1)
     bound = sharp_chi_squared_bound(
         batch.reward, batch.reward_hat, batch.reference, batch.beta, batch.comparator,

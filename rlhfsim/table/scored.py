@@ -2,28 +2,32 @@
 
 from __future__ import annotations
 
-import difflib
-import re
 from collections.abc import Hashable
 from dataclasses import dataclass
-from decimal import Decimal
 from importlib import resources
-from numbers import Real
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.special import logit
 
 from rlhfsim import checks
 from rlhfsim.bandit import ContextualBandit
 from rlhfsim.checks import FloatArray, IntArray
+from rlhfsim.table.reading import (
+    Mask,
+    as_frame,
+    as_non_negative,
+    as_numbers,
+    find_column,
+    find_default,
+    other_rows,
+    refuse_rows,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
-    import pyarrow as pa
 
 #: Columns that are read when none is named, each if the table has it.
 REWARD_COLUMN = "reward"
@@ -34,12 +38,6 @@ LOG_PROB_COLUMN = "reference_logprob"
 
 #: Largest number of (prompt, response) cells of a table in which fewer than a tenth have a row.
 MAX_SPARSE_CELLS = 10**8
-
-_SUFFIXES = (".csv", ".csv.gz", ".parquet")
-_ROWS_SHOWN = 5
-_INTEGER = re.compile(r"0|-?[1-9][0-9]{0,17}")
-
-Mask = NDArray[np.bool_]
 
 
 def example_table() -> Path:
@@ -116,159 +114,19 @@ def read_bandit(
         that are negative, all zero or different within a prompt.  Rows are counted from 0.
     """
     _check_clip(clip)
-    frame = _as_frame(table, (prompt, response))
+    frame = as_frame(table, (prompt, response))
     grid = _grid(frame, prompt, response)
     gold, true_reward = _true_reward(frame, reward, win_probability, clip)
-    proxy = _present(frame, "proxy", proxy, *(name for name in PROXY_COLUMNS if name != gold))
+    proxy = find_default(frame, "proxy", proxy, *(name for name in PROXY_COLUMNS if name != gold))
     return ContextualBandit(
         prompt_dist=_prompt_dist(frame, grid, prompt_weight),
         reference=_reference(frame, grid, weight, log_prob),
         reward=grid.spread_rewards(true_reward),
-        proxy_reward=None if proxy is None else grid.spread_rewards(_numbers(frame, proxy)),
+        proxy_reward=None if proxy is None else grid.spread_rewards(as_numbers(frame, proxy)),
         available=None if grid.available.all() else grid.available,
         prompts=grid.prompts,
         responses=grid.responses,
     )
-
-
-# ---- reading --------------------------------------------------------------------------------
-
-
-def _as_frame(table: Any, ids: tuple[str, str]) -> pd.DataFrame:
-    import pandas as pd
-
-    if isinstance(table, pd.DataFrame):
-        frame, source = table, "table"
-    elif isinstance(table, (str, PathLike)):
-        frame, source = _read_file(Path(table), ids), str(table)
-    else:
-        raise ValueError(
-            f"table is a {type(table).__name__}; it must be a path or a pandas DataFrame"
-        )
-    if len(frame) == 0:
-        raise ValueError(f"{source} is empty; it must have at least one row")
-    return frame
-
-
-def _read_file(path: Path, ids: tuple[str, str]) -> pd.DataFrame:
-    from rlhfsim.files import read_parquet
-
-    name = path.name.lower()
-    if not name.endswith(_SUFFIXES):
-        raise ValueError(f"{path} is not a table; its name must end in {', '.join(_SUFFIXES)}")
-    if not path.is_file():
-        raise ValueError(f"{path} is {'not a file' if path.exists() else 'missing'}")
-    if name.endswith(".parquet"):
-        # The pandas metadata could hide columns in an index.
-        frame: pd.DataFrame = read_parquet(path).to_pandas(ignore_metadata=True)
-        return frame
-    return _read_csv(path, ids, "gzip" if name.endswith(".gz") else None)
-
-
-def _read_csv(path: Path, ids: tuple[str, str], compression: str | None) -> pd.DataFrame:
-    import pyarrow as pa
-    from pyarrow import csv
-
-    try:
-        with pa.input_stream(str(path), compression=compression) as stream:
-            table = csv.read_csv(
-                stream,
-                parse_options=csv.ParseOptions(newlines_in_values=True),
-                # Ids must arrive as written: "007" and "1e5" are names.
-                convert_options=csv.ConvertOptions(column_types=dict.fromkeys(ids, pa.string())),
-            )
-        frame: pd.DataFrame = _with_integer_ids(table, ids).to_pandas()
-    except (OSError, UnicodeDecodeError, pa.ArrowException) as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"{path} is not a readable CSV file: {reason}") from error
-    return frame
-
-
-def _with_integer_ids(table: pa.Table, ids: tuple[str, str]) -> pa.Table:
-    """Return `table` with each id column that is written entirely in integers made int64."""
-    import pyarrow as pa
-
-    for index, name in enumerate(table.column_names):
-        if name in ids and all(map(_INTEGER.fullmatch, table[index].unique().to_pylist())):
-            table = table.set_column(index, name, table[index].cast(pa.int64()))
-    return table
-
-
-# ---- columns --------------------------------------------------------------------------------
-
-
-def _column(frame: pd.DataFrame, argument: str, name: str) -> str:
-    """Return `name` if exactly one column has it."""
-    columns = list(frame.columns)
-    count = columns.count(name)
-    if count > 1:
-        raise ValueError(f"{argument}={name!r} names {count} columns; names must be unique")
-    if count == 0:
-        close = difflib.get_close_matches(str(name), [str(column) for column in columns], n=1)
-        hint = f"did you mean {close[0]!r}? " if close else ""
-        raise ValueError(f"{argument}={name!r} is not a column; {hint}the table has {columns}")
-    return name
-
-
-def _present(frame: pd.DataFrame, argument: str, name: str | None, *defaults: str) -> str | None:
-    """Return the column that is named, or the first of `defaults` that exists, or None."""
-    if name is not None:
-        return _column(frame, argument, name)
-    columns = set(frame.columns)
-    for default in defaults:
-        if default in columns:
-            return _column(frame, argument, default)
-    return None
-
-
-def _numbers(frame: pd.DataFrame, column: str, *, minus_infinity: bool = False) -> FloatArray:
-    """Return a column of finite numbers, or of numbers and `-inf`, as float64."""
-    import pandas as pd
-
-    cells = frame[column]
-    if pd.api.types.is_numeric_dtype(cells) and not pd.api.types.is_complex_dtype(cells):
-        numbers = cells.to_numpy(dtype=np.float64, na_value=np.nan)
-    else:
-        numbers = np.array([_number(cell) for cell in cells.to_numpy(dtype=object)])
-    good = np.isfinite(numbers)
-    rule = "it must be a finite number"
-    if minus_infinity:
-        good |= numbers == -np.inf
-        rule += " or -inf"
-    _refuse_rows(frame, column, ~good, rule)
-    return numbers
-
-
-def _number(cell: Any) -> float:
-    if not isinstance(cell, (str, Real, Decimal, np.bool_)):
-        return np.nan
-    try:
-        return float(cell)
-    except (ValueError, OverflowError):
-        return np.nan
-
-
-def _non_negative(frame: pd.DataFrame, column: str) -> FloatArray:
-    numbers = _numbers(frame, column)
-    _refuse_rows(frame, column, numbers < 0, "it must not be negative")
-    return numbers
-
-
-def _refuse_rows(frame: pd.DataFrame, column: str, bad: Mask, rule: str) -> None:
-    """Raise for the rows where `bad` holds: the first with its value, and which others."""
-    if bad.any():
-        value = frame[column].iloc[int(bad.argmax())]
-        value = value.item() if isinstance(value, np.generic) else value
-        raise ValueError(f"{column} in row {bad.argmax()} is {value!r:.60}; {rule}{_others(bad)}")
-
-
-def _others(bad: Mask) -> str:
-    """Return a note that lists the first rows where `bad` holds, if there are several."""
-    rows = np.flatnonzero(bad)
-    if rows.size == 1:
-        return ""
-    more = ", ..." if rows.size > _ROWS_SHOWN else ""
-    return f" ({rows.size} such rows: {', '.join(map(str, rows[:_ROWS_SHOWN]))}{more})"
 
 
 # ---- prompts and responses ------------------------------------------------------------------
@@ -330,16 +188,16 @@ def _ids(frame: pd.DataFrame, argument: str, column: str) -> tuple[tuple[Hashabl
     """Return the distinct ids of a column in order of appearance, and each row's index in them."""
     import pandas as pd
 
-    column = _column(frame, argument, column)
+    column = find_column(frame, argument, column)
     cells = frame[column].to_numpy(dtype=object)
     blank = np.array("", dtype=object)
     # pandas.NA cannot be compared with a string, so it is replaced first.
     missing = np.where(pd.isna(cells), blank, cells) == blank
-    _refuse_rows(frame, column, np.asarray(missing), "an id must not be missing")
+    refuse_rows(frame, column, np.asarray(missing), "an id must not be missing")
     good = {kind: _is_id(kind) for kind in set(map(type, cells))}
     if not all(good.values()):
         bad = np.array([not good[type(cell)] for cell in cells])
-        _refuse_rows(frame, column, bad, "an id must be a string or an integer")
+        refuse_rows(frame, column, bad, "an id must be a string or an integer")
     codes, uniques = pd.factorize(cells)
     ids = tuple(str(cell) if isinstance(cell, str) else int(cell) for cell in uniques)
     return ids, codes.astype(np.int64)
@@ -359,7 +217,7 @@ def _refuse_duplicates(
         row = int(repeats.argmax())
         raise ValueError(
             f"row {row} repeats row {first[index][row]}: prompt {prompts[x[row]]!r}, response "
-            f"{responses[y[row]]!r}; each pair must have one row{_others(repeats)}"
+            f"{responses[y[row]]!r}; each pair must have one row{other_rows(repeats)}"
         )
 
 
@@ -381,19 +239,19 @@ def _true_reward(
             "the true reward comes from one of them"
         )
     if win_probability is None:
-        column = _present(frame, "reward", reward, REWARD_COLUMN)
+        column = find_default(frame, "reward", reward, REWARD_COLUMN)
         if column is not None:
-            return column, _numbers(frame, column)
-    column = _present(frame, "win_probability", win_probability, WIN_PROBABILITY_COLUMN)
+            return column, as_numbers(frame, column)
+    column = find_default(frame, "win_probability", win_probability, WIN_PROBABILITY_COLUMN)
     if column is None:
         raise ValueError(
             f"reward is missing; name a column with reward= or win_probability= "
             f"(by default {REWARD_COLUMN!r} or {WIN_PROBABILITY_COLUMN!r}); "
             f"the table has {list(frame.columns)}"
         )
-    probabilities = _numbers(frame, column)
+    probabilities = as_numbers(frame, column)
     outside = (probabilities < 0) | (probabilities > 1)
-    _refuse_rows(frame, column, outside, "a win probability must be in [0, 1]")
+    refuse_rows(frame, column, outside, "a win probability must be in [0, 1]")
     # Clipping the logit and not the probability keeps both ends exact: 1 - clip would round.
     bound = -logit(clip)
     return column, np.clip(logit(probabilities), -bound, bound)
@@ -404,22 +262,22 @@ def _reference(
 ) -> FloatArray:
     """Return the `(X, Y)` reference policy."""
     if weight is None and log_prob is None:
-        weight = _present(frame, "weight", None, WEIGHT_COLUMN)
-        log_prob = _present(frame, "log_prob", None, LOG_PROB_COLUMN)
+        weight = find_default(frame, "weight", None, WEIGHT_COLUMN)
+        log_prob = find_default(frame, "log_prob", None, LOG_PROB_COLUMN)
     if weight is not None and log_prob is not None:
         raise ValueError(
             f"weight={weight!r} and log_prob={log_prob!r} both give the reference; name one"
         )
     if weight is not None:
-        column = _column(frame, "weight", weight)
-        mass = grid.spread(_non_negative(frame, column), 0.0)
+        column = find_column(frame, "weight", weight)
+        mass = grid.spread(as_non_negative(frame, column), 0.0)
         largest = mass.max(axis=1, keepdims=True)
         _refuse_massless(grid, column, largest == 0, "0")
         # Dividing by the largest first keeps the sum of huge weights finite.
         mass = mass / largest
     elif log_prob is not None:
-        column = _column(frame, "log_prob", log_prob)
-        logs = grid.spread(_numbers(frame, column, minus_infinity=True), -np.inf)
+        column = find_column(frame, "log_prob", log_prob)
+        logs = grid.spread(as_numbers(frame, column, minus_infinity=True), -np.inf)
         largest = logs.max(axis=1, keepdims=True)
         _refuse_massless(grid, column, np.isneginf(largest), "-inf")
         with np.errstate(over="ignore"):
@@ -442,8 +300,8 @@ def _prompt_dist(frame: pd.DataFrame, grid: _Grid, prompt_weight: str | None) ->
     """Return the `(X,)` distribution of prompts."""
     if prompt_weight is None:
         return np.full(len(grid.prompts), 1.0 / len(grid.prompts))
-    column = _column(frame, "prompt_weight", prompt_weight)
-    weights = _non_negative(frame, column)
+    column = find_column(frame, "prompt_weight", prompt_weight)
+    weights = as_non_negative(frame, column)
     first = grid.first_rows()
     differs = weights != weights[first][grid.x]
     if differs.any():
@@ -453,7 +311,7 @@ def _prompt_dist(frame: pd.DataFrame, grid: _Grid, prompt_weight: str | None) ->
             f"the weight of prompt {grid.prompts[grid.x[row]]!r} is {weights[start].item()!r} in "
             f"row {start} and must be the same in all its rows"
         )
-        _refuse_rows(frame, column, differs, rule)
+        refuse_rows(frame, column, differs, rule)
     mass = weights[first]
     if not mass.any():
         raise ValueError(f"{column} is 0 in every row; some prompt must have positive weight")
