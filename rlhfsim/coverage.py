@@ -50,8 +50,8 @@ def max_concentrability(
     rho = checks.as_distributions("prompt_dist", prompt_dist)
     average_over_prompts(per_prompt, rho)  # the same check of shapes
     if per_prompt.ndim == 0:
-        return per_prompt
-    return np.asarray(np.where(rho > 0, per_prompt, 0.0).max(axis=-1))
+        return per_prompt[()]
+    return np.asarray(np.where(rho > 0, per_prompt, 0.0).max(axis=-1))[()]
 
 
 def all_policy_concentrability(

@@ -134,19 +134,22 @@ class Divergence(ABC):
 
 
 def average_over_prompts(values: FloatArray, prompt_dist: ArrayLike | None) -> FloatArray:
-    """Return `sum_x rho(x) values[..., x]`; prompts of weight 0 do not count, even at `inf`."""
+    """Return `sum_x rho(x) values[..., x]`, a number where no axis is left.
+
+    Prompts of weight 0 do not count, even at `inf`.
+    """
     if prompt_dist is None:
         if values.ndim and values.shape[-1] != 1:
             raise ValueError(
                 f"prompt_dist is missing; with {values.shape[-1]} prompts it must be given"
             )
-        return np.asarray(values[..., 0]) if values.ndim else values
+        return values[..., 0][()] if values.ndim else values[()]
     rho = checks.as_distributions("prompt_dist", prompt_dist)
     if values.ndim == 0 and rho.shape == (1,):
-        return values
+        return values[()]
     if rho.ndim != 1 or values.shape[-1:] != rho.shape:
         raise ValueError(
             f"prompt_dist has shape {rho.shape}; it must be ({(values.shape or (1,))[-1]},), "
             "one weight per prompt"
         )
-    return np.asarray((np.where(rho > 0, values, 0.0) * rho).sum(axis=-1))
+    return np.asarray((np.where(rho > 0, values, 0.0) * rho).sum(axis=-1))[()]

@@ -87,7 +87,7 @@ def solve(
     solution = _solve_rows(r, p, b, divergence)
 
     def restore(field: FloatArray) -> FloatArray:
-        return field.reshape(batch)
+        return field.reshape(batch)[()]
 
     return require_certified(
         Solution(
