@@ -18,7 +18,7 @@ help: ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
 
 repro: $(VENV)/.core ## run the main job (OUT=folder SEED=n TABLE=scored-responses.csv)
-	$(BIN)/rlhfsim repro --out $(OUT) --seed $(SEED) $(if $(TABLE),--table $(TABLE))
+	$(BIN)/rlhfsim repro --out "$(OUT)" --seed "$(SEED)" $(if $(TABLE),--table "$(TABLE)")
 
 test: $(VENV)/.test ## run all tests, the torch ones included
 	$(BIN)/python -m pytest -n $(WORKERS)
@@ -33,7 +33,7 @@ bench: $(VENV)/.test ## time the solver against its peers
 
 paper: $(VENV)/.core ## reproduce the numbers of every paper in paper_repro/
 	@for folder in paper_repro/*/; do \
-		echo "== $$folder"; $(BIN)/rlhfsim paper $$folder || exit 1; \
+		echo "== $$folder"; $(BIN)/rlhfsim paper "$$folder" || exit 1; \
 	done
 
 clean: ## remove what the other targets made

@@ -1,18 +1,11 @@
 """Draw `overoptimization_table` from the saved tables of a results folder.
 
-Usage: python overoptimization_table.py FOLDER
+Usage: python overoptimization_table.py FOLDER [--out FOLDER]
 """
 
 import sys
-from pathlib import Path
 
-from rlhfsim.plots import FIGURES, style
-from rlhfsim.repro import read_tables
-
-NAME = "overoptimization_table"
+from rlhfsim.cli import main
 
 if __name__ == "__main__":
-    if len(sys.argv) != 2:
-        sys.exit(__doc__)
-    spec = FIGURES[NAME]
-    style.save(spec.draw(read_tables(Path(sys.argv[1]), spec.tables)), Path(NAME))
+    main(["figure", "overoptimization_table", *sys.argv[1:]])

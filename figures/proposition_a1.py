@@ -1,18 +1,11 @@
 """Draw `proposition_a1` from the saved tables of a results folder.
 
-Usage: python proposition_a1.py FOLDER
+Usage: python proposition_a1.py FOLDER [--out FOLDER]
 """
 
 import sys
-from pathlib import Path
 
-from rlhfsim.plots import FIGURES, style
-from rlhfsim.repro import read_tables
-
-NAME = "proposition_a1"
+from rlhfsim.cli import main
 
 if __name__ == "__main__":
-    if len(sys.argv) != 2:
-        sys.exit(__doc__)
-    spec = FIGURES[NAME]
-    style.save(spec.draw(read_tables(Path(sys.argv[1]), spec.tables)), Path(NAME))
+    main(["figure", "proposition_a1", *sys.argv[1:]])

@@ -21,6 +21,8 @@ module              what is in it
 `checks`            checks of input, and the wording of every `ValueError`
 `files`             atomic writes, result folders
 `special`           Wright omega and `(1+u) log(1+u) - u`, accurate to a few ulp
+`frozen`            dataclasses that stay frozen when copied or pickled
+`randomness`        one generator per (study, cell, seed)
 `divergences`       `KL`, `ChiSquared`, sums and multiples; TV, Hellinger, Renyi
 `coverage`          `concentrability` and its relatives
 `bandit`            `ContextualBandit`: value, regret, optimal policy

@@ -13,13 +13,14 @@ from numpy.typing import ArrayLike
 from rlhfsim import checks
 from rlhfsim.checks import FloatArray
 from rlhfsim.divergences.base import average_over_prompts
+from rlhfsim.frozen import Frozen
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
 @dataclass(frozen=True, eq=False)
-class ContextualBandit:
+class ContextualBandit(Frozen):
     """A finite contextual bandit with known reward (the setting of arXiv 2407.13399).
 
     Prompts `x ~ rho`, responses y, reward `r*(x, y)`; `reference` is the sampling policy pi_ref.
@@ -157,9 +158,13 @@ class ContextualBandit:
         best = (
             self.optimal_policy() if comparator is None else self._policy("comparator", comparator)
         )
-        # Rewards enter relative to the best one, so that a large offset costs no digits: against
-        # the default comparator every term is then non-negative.
-        shortfall = self.reward.max(axis=1, keepdims=True) - self.reward
+        # Rewards enter relative to the best one that can be had, so that a large offset costs no
+        # digits: against the default comparator every term is then non-negative.
+        reward = self.reward
+        if self.available is not None:
+            worst = np.where(self.available, reward, np.inf).min(axis=1, keepdims=True)
+            reward = np.where(self.available, reward, worst)
+        shortfall = reward.max(axis=1, keepdims=True) - reward
         return np.asarray((pi * shortfall).sum(axis=-1) - (best * shortfall).sum(axis=-1))
 
     def _policy(self, name: str, policy: ArrayLike) -> FloatArray:

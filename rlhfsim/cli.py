@@ -12,6 +12,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+#: Exit code after Ctrl-C, 128 + SIGINT, as shells have it.
+_INTERRUPTED = 130
+
 app = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
@@ -39,9 +42,7 @@ def _root(
 
 @app.command()
 def repro(
-    out: Annotated[Path, typer.Option(help="Folder for tables, figures and report.")] = Path(
-        "repro-out"
-    ),
+    out: Annotated[str, typer.Option(help="Folder for tables, figures and report.")] = "repro-out",
     seed: Annotated[int, typer.Option(min=0, help="Seed of every random draw.")] = 0,
     table: Annotated[
         Path | None,
@@ -52,6 +53,8 @@ def repro(
     from rlhfsim.bandit import ContextualBandit
     from rlhfsim.repro import STEPS, reproduce
 
+    if not out:
+        raise ValueError("out is empty; it must name a folder")
     bandit = None if table is None else ContextualBandit.from_table(table)
     errors = Console(stderr=True)
     with Progress(
@@ -65,12 +68,12 @@ def repro(
                 bar.advance(task)
             bar.update(task, description=description)
 
-        results = reproduce(out, seed, bandit, step)
+        results = reproduce(Path(out), seed, bandit, step)
         bar.update(task, completed=STEPS, description="done")
     findings = [finding for result in results for finding in result.findings]
     _print_findings([(f.claim, f.source, f.measured, f.verdict, f.expected) for f in findings])
     print(f"written to {out}: report.html, tables/, figures/, manifest.json")
-    if not all(f.expected for f in findings):
+    if any(f.expected is False for f in findings):
         raise typer.Exit(1)
 
 
@@ -90,6 +93,8 @@ def figure(
     tables = read_tables(results, spec.tables)
     if not spec.applies(tables):
         raise ValueError(f"{results} holds no data for {name}; run repro with --table")
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"{out} is not a folder")
     out.mkdir(parents=True, exist_ok=True)
     for path in style.save(spec.draw(tables), out / name):
         print(path)
@@ -112,14 +117,15 @@ def paper(
 
 
 def _print_findings(
-    rows: list[tuple[str, str, str, str, bool]],
+    rows: list[tuple[str, str, str, str, bool | None]],
     columns: tuple[str, ...] = ("claim", "source", "measured", "verdict"),
 ) -> None:
     console = Console() if sys.stdout.isatty() else Console(width=160)
     table = Table(*columns, show_lines=True)
     for *cells, good in rows:
         *first, verdict = (str(cell).replace("[", r"\[") for cell in cells)
-        table.add_row(*first, f"[{'green' if good else 'bold red'}]{verdict}[/]")
+        colour = "default" if good is None else "green" if good else "bold red"
+        table.add_row(*first, f"[{colour}]{verdict}[/]")
     console.print(table)
 
 
@@ -128,20 +134,21 @@ def _terminate(signum: int, frame: object) -> NoReturn:
     raise SystemExit(128 + signum)
 
 
-def main() -> None:
+def main(args: list[str] | None = None) -> None:
     """Run the command line; bad input is one line on stderr and exit code 2."""
     signal.signal(signal.SIGTERM, _terminate)
     try:
-        code = app(standalone_mode=False)
+        code = app(args, standalone_mode=False)
     except (ValueError, OSError) as error:
         print("rlhfsim: error:", " ".join(str(error).split()), file=sys.stderr)
         sys.exit(2)
     except (KeyboardInterrupt, typer.Abort):
-        print("rlhfsim: interrupted; nothing was written", file=sys.stderr)
-        sys.exit(130)
+        code = _INTERRUPTED
     except typer.TyperException as error:
         # Empty where the help was printed instead, for a call without arguments.
         if error.format_message().strip():
             print("rlhfsim: error:", " ".join(error.format_message().split()), file=sys.stderr)
         sys.exit(2)
+    if code == _INTERRUPTED:
+        print("rlhfsim: interrupted; nothing was written", file=sys.stderr)
     sys.exit(code or 0)

@@ -7,7 +7,7 @@ import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
@@ -46,11 +46,15 @@ def write_text(path: str | PathLike[str], text: str) -> None:
 
 
 @contextmanager
-def staged_folder(folder: str | PathLike[str]) -> Iterator[Path]:
+def staged_folder(
+    folder: str | PathLike[str], superseded: Mapping[str, str] | None = None
+) -> Iterator[Path]:
     """Yield an empty staging folder whose files move into `folder` when the block succeeds.
 
     Until then `folder` keeps what it had: an interrupted or killed run changes nothing in it.
-    Other files in `folder` are left alone.  What a killed run left staged is removed first.
+    Other files in `folder` are left alone, except those of a previous run in `superseded` (name to
+    SHA-256): what is not written again is removed, unless it was changed since.  What a killed run
+    left staged is removed first.
 
     Raises
     ------
@@ -67,10 +71,16 @@ def staged_folder(folder: str | PathLike[str]) -> Iterator[Path]:
         staging = Path(tempfile.mkdtemp(prefix=TEMPORARY_PREFIX, dir=target))
         try:
             yield staging
-            for file in sorted(p for p in staging.rglob("*") if p.is_file()):
+            files = sorted(p for p in staging.rglob("*") if p.is_file())
+            written = {file.relative_to(staging).as_posix() for file in files}
+            for file in files:
                 destination = target / file.relative_to(staging)
                 destination.parent.mkdir(parents=True, exist_ok=True)
                 _publish(file, destination)
+            for name, digest in (superseded or {}).items():
+                old = target / name
+                if name not in written and old.is_file() and sha256(old) == digest:
+                    old.unlink()
         finally:
             shutil.rmtree(staging, ignore_errors=True)
 

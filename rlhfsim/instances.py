@@ -14,6 +14,7 @@ import numpy as np
 from rlhfsim import checks
 from rlhfsim.bandit import ContextualBandit
 from rlhfsim.checks import FloatArray
+from rlhfsim.frozen import Frozen
 
 RewardLaw = Callable[[np.random.Generator, tuple[int, int]], FloatArray]
 
@@ -99,7 +100,7 @@ def zipf_bandit(
 
 
 @dataclass(frozen=True, eq=False)
-class LogLinearInstance:
+class LogLinearInstance(Frozen):
     """A bandit with linear rewards and a log-linear reference, and what generated it."""
 
     bandit: ContextualBandit
@@ -109,6 +110,11 @@ class LogLinearInstance:
     parameter: FloatArray
     #: (d,) reference parameter: `pi_ref` proportional to `exp <reference_parameter, features>`.
     reference_parameter: FloatArray
+
+    def __post_init__(self) -> None:
+        """Copy and freeze."""
+        for name in ("features", "parameter", "reference_parameter"):
+            object.__setattr__(self, name, checks.frozen(getattr(self, name)))
 
 
 def log_linear_bandit(
@@ -143,16 +149,11 @@ def log_linear_bandit(
     bandit = ContextualBandit(
         _uniform(shape[0]), weights / weights.sum(axis=1, keepdims=True), features @ parameter
     )
-    return LogLinearInstance(
-        bandit,
-        checks.frozen(features),
-        checks.frozen(parameter),
-        checks.frozen(reference_parameter),
-    )
+    return LogLinearInstance(bandit, features, parameter, reference_parameter)
 
 
 @dataclass(frozen=True, eq=False)
-class PropositionA1:
+class PropositionA1(Frozen):
     """The instance on which KL regularization is not enough, for one sample size."""
 
     n: int
@@ -161,6 +162,11 @@ class PropositionA1:
     reward_class: FloatArray
     #: (1, 3): the policy `a_0`, of concentrability 2.
     comparator: FloatArray
+
+    def __post_init__(self) -> None:
+        """Copy and freeze."""
+        for name in ("reward_class", "comparator"):
+            object.__setattr__(self, name, checks.frozen(getattr(self, name)))
 
 
 def proposition_a1(n: int) -> PropositionA1:
@@ -184,8 +190,8 @@ def proposition_a1(n: int) -> PropositionA1:
     return PropositionA1(
         n=n,
         bandit=ContextualBandit(np.ones(1), reference, reward),
-        reward_class=checks.frozen(np.stack([reward, wrong])),
-        comparator=checks.frozen(np.array([[1.0, 0.0, 0.0]])),
+        reward_class=np.stack([reward, wrong]),
+        comparator=np.array([[1.0, 0.0, 0.0]]),
     )
 
 

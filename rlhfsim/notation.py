@@ -37,7 +37,7 @@ def pretty(text: str) -> str:
 
 
 # A subscript is what follows an underscore after one letter: D_χ², E_π, ε_c, D_1/2.
-_SUBSCRIPT = re.compile(r"(?<=\b\w)_(χ²|∞|\d/\d|\w+)")
+_SUBSCRIPT = re.compile(r"(?:(?<=\b\w)|(?<=\b\w\*))_(χ²|∞|\d/\d|\w+)")
 
 
 def to_html(text: str) -> str:

@@ -20,16 +20,12 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pandas as pd
 
-from rlhfsim.studies import inequalities, overoptimization, proposition_a1, sharp_bound
+from rlhfsim.studies import MODULES
 
-_STUDIES: dict[str, ModuleType] = {
-    m.NAME: m for m in (proposition_a1, sharp_bound, overoptimization, inequalities)
-}
 _NUMBER_KEYS = {"name", "source", "table", "where", "column", "value"}
 _RULES = {"relative", "at_most", "at_least"}
 
@@ -87,11 +83,11 @@ def _run(settings: Mapping[str, Any], path: Path) -> Mapping[str, pd.DataFrame]:
     if unknown:
         raise ValueError(f"{path}: key {min(unknown)!r} is unknown; use study, seed, settings")
     name, seed = settings.get("study"), settings.get("seed", 0)
-    if name not in _STUDIES:
-        raise ValueError(f"{path}: study is {name!r}; it must be one of {', '.join(_STUDIES)}")
+    if name not in MODULES:
+        raise ValueError(f"{path}: study is {name!r}; it must be one of {', '.join(MODULES)}")
     if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
         raise ValueError(f"{path}: seed is {seed!r}; it must be a non-negative integer")
-    study = _STUDIES[name]
+    study = MODULES[name]
     given = settings.get("settings", {})
     known = {f.name for f in fields(study.Settings)}
     for key in given:

@@ -27,7 +27,13 @@ th.number { text-align: right; }
 .good { color: #00603f; } .bad { color: #b3261e; }
 code { font-size: .8rem; }
 a { color: inherit; text-decoration-color: #aaa; } figure { margin: 1rem 0; }
-figure svg { width: 100%; height: auto; } figcaption, .note { font-size: .85rem; color: #444; }
+figure svg { width: 100%; min-width: 36rem; height: auto; }
+figcaption, .note { font-size: .85rem; color: #444; }
+@media (max-width: 40rem) {
+  .claims thead { display: none; }
+  .claims td { display: block; border: 0; padding: .1rem 0; }
+  .claims tr { display: block; border-bottom: 1px solid #ddd; padding: .5rem 0; }
+}
 """
 
 #: Tables with more rows than this are linked to, not printed.
@@ -45,10 +51,13 @@ def render(
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>rlhfsim: main results</title><style>{_STYLE}</style></head><body>
 <h1>rlhfsim: main results</h1>
-<p>Every value is computed exactly, not estimated, unless it says “sampled”. Divergences are in
-nats; χ² carries the factor ½. Each section names, for every line, the function
-that computes its numbers and the table, in the folder <code>tables/</code> beside this page, that
-holds them.</p>
+<p>Regrets, values and divergences are exact on each instance, and expectations over datasets are
+exact sums; only what says “sampled” is estimated. A line about N instances reports the worst of N
+random and structured ones, and “holds” there means no violation beyond rounding. A verdict is
+green when it is the one that theory predicts, a false claim found false included, red when it is
+not, and black for a measurement. Divergences are in nats; χ² carries the factor ½. Each section
+names, for every line, the function that computes its numbers and the table, in the folder
+<code>tables/</code> beside this page, that holds them.</p>
 {_summary(results)}
 {sections}
 <p class="note">Seed {escape(str(manifest["seed"]))}; {escape(versions)}.</p>
@@ -59,14 +68,14 @@ holds them.</p>
 def _section(result: StudyResult, figures: Mapping[str, str]) -> str:
     parts = [
         f'<h2 id="{result.name}">{escape(result.title)}</h2>',
-        f"<p>{escape(result.question)}</p>",
+        f"<p>{to_html(result.question)}</p>",
         _findings(result.findings),
     ]
     for name, spec in FIGURES.items():
         if name in figures and set(spec.tables) <= set(result.tables):
             parts.append(
-                f"<figure>{_unique_ids(figures[name], name)}"
-                f"<figcaption>{escape(spec.caption)} "
+                f'<figure><div class="scroll">{_unique_ids(figures[name], name)}</div>'
+                f"<figcaption>{to_html(spec.caption)} "
                 f"<code>figures/{name}.pdf</code></figcaption></figure>"
             )
     for name, table in result.tables.items():
@@ -90,7 +99,7 @@ def _summary(results: Sequence[StudyResult]) -> str:
         for result in results
         for f in result.findings
     )
-    return _scrolling(_header("claim", "source", "measured", "verdict"), rows)
+    return _scrolling(_header("claim", "source", "measured", "verdict"), rows, "claims")
 
 
 def _findings(findings: Sequence[Finding]) -> str:
@@ -99,7 +108,7 @@ def _findings(findings: Sequence[Finding]) -> str:
         f"<td>{_code(f.computed_by)}</td><td>{_code(f.table)}</td></tr>"
         for f in findings
     )
-    return _scrolling(_header("claim", "verdict", "computed by", "table"), rows)
+    return _scrolling(_header("claim", "verdict", "computed by", "table"), rows, "claims")
 
 
 def _header(*columns: str) -> str:
@@ -107,7 +116,7 @@ def _header(*columns: str) -> str:
 
 
 def _verdict(finding: Finding) -> str:
-    kind = "good" if finding.expected else "bad"
+    kind = {True: "good", False: "bad", None: "neutral"}[finding.expected]
     return f'<td class="verdict {kind}">{escape(finding.verdict)}</td>'
 
 
@@ -134,10 +143,10 @@ def _table(table: pd.DataFrame) -> str:
     return _scrolling(head, body)
 
 
-def _scrolling(head: str, body: str) -> str:
-    """Return a table that scrolls sideways on a narrow screen."""
+def _scrolling(head: str, body: str, kind: str = "numbers") -> str:
+    """Return a table that scrolls sideways on a narrow screen (one of claims is stacked there)."""
     return (
-        f'<div class="scroll"><table><thead><tr>{head}</tr></thead>'
+        f'<div class="scroll"><table class="{kind}"><thead><tr>{head}</tr></thead>'
         f"<tbody>{body}</tbody></table></div>"
     )
 
@@ -145,7 +154,7 @@ def _scrolling(head: str, body: str) -> str:
 def _cell(value: object) -> str:
     if isinstance(value, float):
         return "–" if value != value else f"{value:.6g}"
-    return str(value)
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
 
 
 def _unique_ids(svg: str, prefix: str) -> str:

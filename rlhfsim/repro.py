@@ -15,6 +15,7 @@ from rlhfsim.files import atomic_path, sha256, staged_folder, write_text
 from rlhfsim.plots import FIGURES, style
 from rlhfsim.report import render
 from rlhfsim.studies import STUDIES, StudyResult
+from rlhfsim.studies.overoptimization import standardised_proxy
 
 #: Called with a line of text as each step begins.
 Progress = Callable[[str], None]
@@ -36,7 +37,9 @@ def reproduce(
     ValueError
         If `out` is a file or is being written to by another process.
     """
-    with staged_folder(out) as staging:
+    if table is not None and table.proxy_reward is not None:
+        standardised_proxy(table)  # a constant proxy is refused now, not minutes later
+    with staged_folder(out, _previous_files(out)) as staging:
         results = []
         for name, study in STUDIES.items():
             progress(name)
@@ -62,6 +65,20 @@ def reproduce(
         manifest["files"] = {p.relative_to(staging).as_posix(): sha256(p) for p in files}
         write_text(staging / "manifest.json", json.dumps(manifest, indent=2) + "\n")
     return results
+
+
+def _previous_files(out: Path) -> dict[str, str]:
+    """Return the files of the run that `out` holds, with their SHA-256, if it holds one."""
+    try:
+        files = json.loads((out / "manifest.json").read_text(encoding="utf-8"))["files"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+    # Only names inside `out`, whatever the manifest says.
+    return {
+        str(name): str(digest)
+        for name, digest in dict(files).items()
+        if (out / name).resolve().is_relative_to(out.resolve())
+    }
 
 
 def write_tables(folder: Path, tables: Mapping[str, pd.DataFrame]) -> None:

@@ -218,3 +218,21 @@ def test_bad_policies(bandit, policy, message):
 def test_proxy_value_needs_a_proxy():
     with pytest.raises(ValueError, match="proxy_reward is missing"):
         ContextualBandit(RHO, REFERENCE, REWARD).proxy_value(POLICY)
+
+
+def test_unavailable_rewards_do_not_touch_the_regret():
+    bandit = ContextualBandit(
+        [1.0], [[0.5, 0.5, 0.0]], [[1, 0, 1e17]], available=[[True, True, False]]
+    )
+    assert bandit.regret(bandit.reference) == 0.5
+
+
+def test_copies_stay_frozen():
+    import copy
+    import pickle
+
+    bandit = ContextualBandit([1.0], [[0.5, 0.5]], [[1.0, 0.0]], prompts=["x"])
+    for again in (copy.deepcopy(bandit), pickle.loads(pickle.dumps(bandit))):
+        np.testing.assert_array_equal(again.reward, bandit.reward)
+        assert again.prompts == ("x",)
+        assert not again.reference.flags.writeable

@@ -104,7 +104,8 @@ def test_ratio_treats_rounding_and_infinities():
     def claim(left, right):
         return Claim("c", "f", "s", "upper", lambda _: left, lambda _: right, lambda: None)
 
-    values = [(0.0, 0.0, 0.0), (np.inf, np.inf, 0.0), (3.0, np.inf, 0.0), (1e-16, 0.0, 0.0),
+    values = [(np.nan, 1.0, np.inf), (1.0, np.nan, np.inf), (0.0, -np.inf, 0.0),
+              (0.0, 0.0, 0.0), (np.inf, np.inf, 0.0), (3.0, np.inf, 0.0), (1e-16, 0.0, 0.0),
               (2.0, 1.0, 2.0), (1.0, 0.0, np.inf)]  # fmt: skip
     for left, right, ratio in values:
         got = claim(np.array([left]), np.array([right])).ratio(None)[0]

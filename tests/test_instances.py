@@ -77,6 +77,19 @@ def test_proposition_instance(n):
     assert concentrability(instance.comparator, instance.bandit.reference) == 2.0
 
 
+def test_copies_stay_frozen():
+    import copy
+    import pickle
+
+    instance = log_linear_bandit(2, 3, 2, np.random.default_rng(0))
+    for again in (copy.deepcopy(instance), pickle.loads(pickle.dumps(instance))):
+        np.testing.assert_array_equal(again.features, instance.features)
+        np.testing.assert_array_equal(again.bandit.reference, instance.bandit.reference)
+        assert not again.features.flags.writeable
+        assert not again.bandit.reward.flags.writeable
+    assert not copy.deepcopy(proposition_a1(5)).comparator.flags.writeable
+
+
 def test_bad_input_is_named():
     rng = np.random.default_rng(0)
     with pytest.raises(ValueError, match="n_prompts is 0; it must be at least 1"):

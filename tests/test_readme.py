@@ -15,9 +15,9 @@ def test_python_blocks_run_and_print_what_they_say(capsys):
     for block in blocks:
         exec(compile(block, "README.md", "exec"), namespace)
     printed = capsys.readouterr().out
-    for expected in ("(3, 6) True", "(200, 3, 6)", "(12, 6) 68"):
+    for expected in ("(3, 6) True", "(200, 3, 6)", "(12, 6) 12"):
         assert expected in printed
-    assert printed.splitlines()[-2] == "(12, 6) 68"
+    assert printed.splitlines()[-2] == "(12, 6) 12"
 
 
 def test_commands_exist():

@@ -46,6 +46,13 @@ def test_findings(result):
     assert not _finding({**row, "violated": False}).expected
 
 
+def test_untested_claims_do_not_hold(result):
+    row = dict(result.tables[NAME].iloc[1])
+    assert row["informative"] > 0.5
+    finding = _finding({**row, "informative": 0.1})
+    assert (finding.verdict, finding.expected) == ("not tested", False)
+
+
 def test_random_search_alone_finds_the_false_one(result):
     table = result.tables[NAME].set_index("claim")
     assert table.loc["KL below chi-squared", "random_ratio"] > 1.9

@@ -114,13 +114,32 @@ def test_penalty_is_the_methods_own_divergence(result):
 
 def test_findings_hold_and_can_fail(result):
     assert {"random", "table"} == set(result.tables["overoptimization_curves"]["instance"])
-    assert all(f.expected for f in result.findings)
+    assert [f.expected for f in result.findings] == [None, True, True] * 2
     curves, peaks = (result.tables[f"overoptimization_{k}"] for k in ("curves", "peaks"))
     broken = curves.copy()
     broken["proxy"] = -broken["proxy"]
     broken["kl_formula"] /= 2
     tables = {"overoptimization_curves": broken, "overoptimization_peaks": peaks}
-    assert [f.expected for f in _findings(tables, ("random",))] == [True, False, False]
+    assert [f.expected for f in _findings(tables, ("random",))] == [None, False, False]
+
+
+@pytest.mark.parametrize("column", ["proxy", "penalty"])
+@pytest.mark.parametrize("step", [-1e-9, np.nan])
+def test_a_single_small_or_missing_step_is_noticed(result, column, step):
+    tables = {k: v.copy() for k, v in result.tables.items()}
+    curves = tables["overoptimization_curves"]
+    row = curves.index[(curves["method"] == "chi2") & (curves["instance"] == "random")][5]
+    curves.loc[row, column] = curves.loc[row - 1, column] + step
+    findings = _findings(tables, ("random",))
+    assert [f.expected for f in findings] == [None, False, True]
+
+
+def test_falls_are_counted_beyond_one_percent(result):
+    tables = {k: v.copy() for k, v in result.tables.items()}
+    peaks = tables["overoptimization_peaks"]
+    for share, count in ((0.999, 0), (0.98, 4)):
+        peaks["gold_at_end"] = share * peaks["gold"]
+        assert _findings(tables, ("random",))[0].verdict == f"falls for {count} of 4"
 
 
 def test_default_instance_overoptimizes():

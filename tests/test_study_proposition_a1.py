@@ -93,6 +93,15 @@ def test_truncation_is_bounded_and_accounted_for():
         assert wrong_reward_law(10**8).ambiguous == 0.0
 
 
+def test_ties_decided_by_rounding_are_reported(monkeypatch):
+    """With a tolerance that makes everything a tie, all but the symmetric ties are ambiguous."""
+    from rlhfsim.studies import proposition_a1 as module
+
+    monkeypatch.setattr(module, "_TIE", 1e9)
+    law = wrong_reward_law(100)
+    assert law.ambiguous == pytest.approx(1.0 - law.tied, rel=1e-12)
+
+
 def test_sampled_frequency_is_within_its_interval(result):
     sampled = result.tables["proposition_a1_sampled"]
     assert list(sampled["n"]) == [100, 1000]
@@ -166,14 +175,14 @@ def test_rates_and_findings(result):
     assert [f.verdict for f in result.findings] == ["holds"] * 4
 
 
-def test_findings_can_fail(result, monkeypatch):
+def test_findings_can_fail(result):
     from rlhfsim.studies import proposition_a1 as module
 
     tables = {k: v.copy() for k, v in result.tables.items()}
     summary = tables["proposition_a1_summary"]
     summary.loc[summary["method"] == "KL", "regret_wrong_reward"] *= 0.1
     summary.loc[summary["method"] == "chi2", "regret_at_beta_1_over_sqrt_n"] *= 20
-    tables["proposition_a1_sampled"]["interval_high"] = 0.2
+    summary["probability_wrong"] /= 5
     verdicts = [f.expected for f in module._findings(tables)]
     assert verdicts == [False, False, True, False]
 

@@ -19,6 +19,7 @@ from rlhfsim.studies.sharp_bound import (
     random_batch,
     run,
     tuned,
+    worst_by_rarity,
 )
 
 SETTINGS = Settings(random_instances=300, equality_instances=60, adversarial_instances=300)
@@ -95,6 +96,23 @@ def test_findings_can_fail(result):
     table["ratio"] *= 2.0
     table.loc[table["method"] == "KL", "ratio"] = 0.5
     assert [f.expected for f in _findings(table)] == [False] * 5
+
+
+def test_missing_numbers_are_not_passed_over(result):
+    table = result.tables[NAME].copy()
+    table.loc[::2, "ratio"] = np.nan
+    assert not any(f.expected for f in _findings(table))
+
+
+def test_one_violation_does_not_refute_every_constant(result):
+    """KL is called unbounded only if its ratio grows as the rarest response thins out."""
+    table = result.tables[NAME].copy()
+    kl = (table["method"] == "KL") & (table["kind"] == "adversarial")
+    table.loc[kl, "ratio"] = 1.5
+    assert _findings(table)[-1].verdict == "not refuted"
+    growth = worst_by_rarity(result.tables[NAME])
+    assert len(growth) == 9
+    assert growth[-1] > 1e5 * growth[0]
 
 
 def test_random_instances_spread_over_coverage_and_error(result):

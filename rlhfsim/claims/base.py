@@ -58,10 +58,11 @@ class Claim(Generic[Instances]):
 
         The left side enters less `resolution`, what rounding alone can make of it: two policies
         that differ by one ulp otherwise violate anything.  `0 <= 0` and `inf <= inf` say nothing
-        and count as ratio 0.
+        and count as ratio 0; a side that is not a number counts as a violation.
         """
         left, right = np.broadcast_arrays(self.left(instances), self.right(instances))
         left = np.maximum(left - self.resolution(instances), 0.0)
-        vacuous = ((left == 0) & (right <= 0)) | np.isinf(right)
-        with np.errstate(divide="ignore"):
-            return np.where(vacuous, 0.0, left / np.where(vacuous, 1.0, right))
+        vacuous = ((left == 0) & (right <= 0)) | np.isposinf(right)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            ratio = np.where(vacuous, 0.0, left / np.where(vacuous, 1.0, right))
+        return np.where(np.isnan(left) | np.isnan(right), np.inf, ratio)

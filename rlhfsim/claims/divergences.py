@@ -109,6 +109,15 @@ def _merged_alike() -> Pairs:
     return _pair([0.2, 0.4, 0.4], [0.1, 0.2, 0.7])
 
 
+def _same_ratios() -> Pairs:
+    """Two different pairs with the same ratios (2, 1/2, 1): mixing them loses nothing."""
+    return Pairs(
+        np.array([[0.4, 0.2, 0.4]]), np.array([[0.2, 0.4, 0.4]]),
+        np.array([[0.6, 0.3, 0.1]]), np.array([[0.3, 0.6, 0.1]]),
+        np.array([0.3]), np.zeros((1, 3)),
+    )  # fmt: skip
+
+
 def _rare_response() -> Pairs:
     """Bounded KL, exploding error: a response of mass 1e-12 gets policy mass 1/28."""
     rare, mass = 1e-12, 1.0 / 28.0
@@ -219,7 +228,7 @@ def _joint_convexity(name: str, divergence: Divergence) -> PairClaim:
             _weighted(x.weight, divergence.per_prompt(x.policy, x.reference))
             + _weighted(1 - x.weight, divergence.per_prompt(x.other_policy, x.other_reference))
         ),
-        witness=lambda: _pair([0.6, 0.4], [0.3, 0.7]),
+        witness=_same_ratios,
     )
 
 

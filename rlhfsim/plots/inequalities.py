@@ -11,9 +11,9 @@ from rlhfsim.plots.spec import FigureSpec, Tables
 
 TABLES = ("inequalities",)
 CAPTION = (
-    "Largest left side / right side of each inequality over random instances and its witness; "
-    "above 1 the inequality is false. Dots: true inequalities, all tight. Crosses: false ones, "
-    "at their printed counterexample."
+    "Left side / right side of each inequality; above 1 it is false. Dots: true inequalities, at "
+    "the largest ratio over random instances and a tight witness. Crosses: false ones, at a simple "
+    "counterexample."
 )
 
 
@@ -41,7 +41,7 @@ def draw(tables: Tables) -> Figure:
             )  # fmt: skip
         axes.set_yticks(height, [to_mathtext(formula) for formula in table["formula"]])
         axes.set(xscale="log", xlim=(0.5, 5.0 * ratio.max()))
-        axes.set_xlabel("largest left side / right side")
+        axes.set_xlabel("left side / right side")
         axes.legend(loc="center right")
     return figure
 

@@ -12,8 +12,8 @@ TABLES = ("overoptimization_curves", "overoptimization_peaks")
 CAPTION = (
     "Overoptimization on the {instance} instance: gain in gold reward (top) and in proxy reward "
     "(bottom, in standard deviations under the reference) over the reference, against sqrt(KL) "
-    "(left) and against C - 1 (right). Every policy is exact. Dots: the peak of each path. Grey: "
-    "best-of-N placed at the usual formula log N - (N-1)/N instead of its KL."
+    "(left) and against C - 1 (right). Every policy is exact. Markers: the peak of each path. "
+    "Grey: best-of-N placed at the usual formula log N - (N-1)/N instead of its KL."
 )
 
 

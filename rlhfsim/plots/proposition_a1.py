@@ -12,8 +12,9 @@ TABLES = ("proposition_a1_curves", "proposition_a1_summary")
 CAPTION = (
     "Proposition A.1. Expected regret over all datasets, exact. (a) Against beta for two sample "
     "sizes. (b) At each method's best beta, against n; dotted: the proved floor under the "
-    "expected regret of KL for every beta. (c) The same, multiplied by log n for KL "
-    "and by sqrt n for the others: bounded away from 0 for KL, bounded above for the others."
+    "expected regret of KL for every beta. (c) Multiplied by the rate of the "
+    "proposition: KL at its best beta times log n is bounded away from 0; the others at "
+    "beta = 1/sqrt n times sqrt n are bounded above."
 )
 
 
@@ -44,16 +45,19 @@ def draw(tables: Tables) -> Figure:
                 "markersize": 3,
             }
             middle.plot(points["n"], points["regret"], label=style.LABELS[name], **look)
-            rate = "regret_log_n" if name == "KL" else "regret_sqrt_n"
-            factor = r"$\log n$" if name == "KL" else r"$\sqrt{n}$"
-            right.plot(points["n"], points[rate], label=f"{style.LABELS[name]}: × {factor}", **look)
+            if name == "KL":
+                scaled, label = points["regret_log_n"], r"KL, best $\beta$: × $\log n$"
+            else:
+                scaled = points["regret_at_beta_1_over_sqrt_n"] * np.sqrt(points["n"])
+                label = rf"{style.LABELS[name]}, $\beta=1/\sqrt{{n}}$: × $\sqrt{{n}}$"
+            right.plot(points["n"], scaled, label=label, **look)
         kl = summary[summary["method"] == "KL"]
         floor = kl["kl_floor"] * kl["probability_wrong"]
         middle.plot(kl["n"], floor, color=style.GREY, linestyle=":", label="KL floor")
         middle.set(xscale="log", yscale="log", xlabel="$n$", ylabel="expected regret")
         middle.legend()
         style.panel_letter(middle, "b", r"at the best $\beta$")
-        right.set(xscale="log", yscale="log", xlabel="$n$", ylabel="scaled expected regret")
+        right.set(xscale="log", yscale="log", xlabel="$n$", ylabel="expected regret × rate")
         right.legend()
         style.panel_letter(right, "c", "times the rate")
     return figure

@@ -9,19 +9,22 @@ from rlhfsim.plots import style
 from rlhfsim.plots.spec import FigureSpec, Tables
 
 TABLES = ("sharp_bound",)
+
+#: Regrets below this are left out of the logarithmic plot, as the caption says.
+SMALLEST_REGRET = 1e-6
 CAPTION = (
     "Regret against the right side of the sharp chi-squared bound; one dot per instance, the "
     "diagonal is equality. (a) The chi-squared-regularized policy stays below it on random and "
     "adversarial instances and reaches it on the equality cases. (b) The KL-regularized policy, "
-    "held against the same bound on the same instances. Instances on which the learner beats the "
-    "comparator (negative regret) are not shown."
+    "held against the same bound on the same instances. Instances with a regret below 1e-6, "
+    "negative ones included, are not shown."
 )
 
 
 def draw(tables: Tables) -> Figure:
     """Return the two-panel scatter."""
     table = tables[TABLES[0]]
-    table = table[table["regret"] > 1e-6]
+    table = table[table["regret"] > SMALLEST_REGRET]
     with style.styled():
         figure = style.new_figure(2.9)
         panels = figure.subplots(1, 2, sharex=True, sharey=True)

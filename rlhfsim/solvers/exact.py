@@ -108,8 +108,8 @@ def _solve_rows(r: FloatArray, p: FloatArray, b: FloatArray, divergence: Diverge
         spread = top - np.where(inside, r, np.inf).min(axis=-1)
     if not np.all(np.isfinite(spread)):
         raise ValueError(
-            f"reward[{int(np.argmax(~np.isfinite(spread)))}] spans more than the largest float; "
-            "the range of rewards within a prompt must be finite"
+            f"reward of prompt {int(np.argmax(~np.isfinite(spread)))} spans more than the largest "
+            "float; the range of rewards within a prompt must be finite"
         )
     find_root = _root_finder(divergence)
     scaled = _scaled(r, top, p, b)
@@ -157,25 +157,29 @@ def _root_finder(divergence: Divergence) -> RootFinder:
 
 # ---- KL ------------------------------------------------------------------------------------------
 
-# Lifts subnormal products p e^s into the normal range; p e^(s/2) <= 1 keeps it from overflowing.
-_LIFT_BITS = 500
-_LIFT = 2.0**_LIFT_BITS
+# The largest p e^s of a row is brought to about this power of 2: far from overflow, and what
+# underflows is below 2^-1400 of it.
+_TOP_BITS = 400
+_LOG_2 = float(np.log(2.0))
 
 
 def _gibbs(d: FloatArray, p: FloatArray, weight: float) -> tuple[FloatArray, FloatArray]:
     """For `weight KL`: `pi = p e^(d/weight) / Z`, `lambda = weight log Z`."""
     with np.errstate(under="ignore", over="ignore"):
         s = d / weight
+        # e^s may overflow where p is tiny; (p e^(s/2)) 2^lift e^(s/2) does not.
+        top = np.where(p > 0, np.log2(np.where(p > 0, p, 1.0)) + s / _LOG_2, -np.inf).max(axis=-1)
+        lift = _TOP_BITS - np.ceil(top).astype(np.int64)
         half = np.exp(0.5 * np.where(p > 0, s, 0.0))
-        # e^s may overflow where p is tiny; p e^(s/2) e^(s/2) does not.
-        weights = (p * _LIFT * half) * half
+        weights = np.ldexp(p * half, lift[:, None]) * half
         total = weights.sum(axis=-1)
         policy = weights / total[:, None]
         # log Z = log1p(sum p (e^s - 1) + (sum p - 1)) keeps lambda's digits at large beta.
-        excess = np.where(np.abs(s) < 1, p * np.expm1(s), weights / _LIFT - p).sum(axis=-1)
+        unlifted = np.ldexp(weights, -lift[:, None])
+        excess = np.where(np.abs(s) < 1, p * np.expm1(s), unlifted - p).sum(axis=-1)
         excess = excess + (p.sum(axis=-1) - 1.0)
         mantissa, exponent = np.frexp(total)
-        log_total = np.log(mantissa) + (exponent - _LIFT_BITS) * np.log(2.0)
+        log_total = np.log(mantissa) + (exponent - lift) * _LOG_2
         log_z = np.where(np.abs(excess) < 0.5, np.log1p(np.maximum(excess, -0.5)), log_total)
         return policy, weight * log_z
 

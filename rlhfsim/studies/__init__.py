@@ -9,6 +9,9 @@ from rlhfsim.bandit import ContextualBandit
 from rlhfsim.studies import inequalities, overoptimization, proposition_a1, sharp_bound
 from rlhfsim.studies.record import Finding, StudyResult
 
+#: Name -> module, each with `NAME`, `Settings` and `run`.
+MODULES = {m.NAME: m for m in (proposition_a1, sharp_bound, overoptimization, inequalities)}
+
 #: Name -> function `(seed, table) -> StudyResult` with the default settings.
 STUDIES: dict[str, Callable[[int, ContextualBandit | None], StudyResult]] = {
     proposition_a1.NAME: lambda seed, table: proposition_a1.run(proposition_a1.Settings(), seed),
@@ -19,4 +22,4 @@ STUDIES: dict[str, Callable[[int, ContextualBandit | None], StudyResult]] = {
     inequalities.NAME: lambda seed, table: inequalities.run(inequalities.Settings(), seed),
 }
 
-__all__ = ["STUDIES", "Finding", "StudyResult"]
+__all__ = ["MODULES", "STUDIES", "Finding", "StudyResult"]

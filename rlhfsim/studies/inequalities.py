@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -19,6 +21,10 @@ _TOLERANCE = 1e-9
 
 #: A worst ratio from here on counts as tight.
 _TIGHT = 0.999
+
+#: Least share of random instances on which a claim must say something (`0 <= 0` does not).
+_LEAST_INFORMATIVE = 0.25
+_EMPTY = "not tested"
 
 
 @dataclass(frozen=True)
@@ -43,14 +49,15 @@ def run(settings: Settings, seed: int) -> StudyResult:
     )
 
 
-def _examine(claim: PairClaim, settings: Settings, seed: int) -> dict[str, object]:
+def _examine(claim: PairClaim, settings: Settings, seed: int) -> dict[str, Any]:
     witness = claim.witness()
     witness_ratio = float(claim.ratio(witness)[0])
-    random_ratio, worst = 0.0, witness
+    random_ratio, worst, informative = 0.0, witness, []
     for size in settings.response_counts:
         rng = generator_for(NAME, f"{claim.name}/Y={size}", seed)
         batch = sample_pairs(settings.instances, size, rng)
         ratios = claim.ratio(batch)
+        informative.append(float((ratios > 0).mean()))
         k = int(np.argmax(ratios))
         if ratios[k] > random_ratio:
             random_ratio, worst = float(ratios[k]), batch.take(k)
@@ -67,6 +74,7 @@ def _examine(claim: PairClaim, settings: Settings, seed: int) -> dict[str, objec
         "witness_ratio": witness_ratio,
         "random_ratio": random_ratio,
         "violated": violated,
+        "informative": float(np.mean(informative)),
         **{f"shown_{name}": values for name, values in _as_lists(shown).items()},
         "shown_ratio": float(claim.ratio(shown)[0]),
     }
@@ -83,7 +91,7 @@ def _as_lists(x: Pairs) -> dict[str, list[float]]:
     }
 
 
-def _finding(row: dict[str, object]) -> Finding:
+def _finding(row: Mapping[str, Any]) -> Finding:
     false = row["kind"] == "false"
     ratio, shown = row["worst_ratio"], row["shown_ratio"]
     if false:
@@ -94,17 +102,23 @@ def _finding(row: dict[str, object]) -> Finding:
         verdict = "false" if row["violated"] else "no violation found"
     else:
         measured = f"worst left/right = {ratio:.9f} over {row['instances']} instances"
-        tight = float(str(row["worst_ratio"])) >= _TIGHT
-        verdict = "violated" if row["violated"] else "holds, tight" if tight else "holds"
+        verdict = "violated" if row["violated"] else _strength(row)
     return Finding(
         claim=str(row["formula"]),
         source=str(row["source"]),
         measured=measured,
         verdict=verdict,
-        expected=bool(row["violated"]) == false,
+        expected=bool(row["violated"]) == false and verdict != _EMPTY,
         table=NAME,
-        computed_by=f"{_HERE}.run; rlhfsim.claims.divergences",
+        computed_by=f"{_HERE}.run; '{row['claim']}' in rlhfsim.claims.divergences",
     )
+
+
+def _strength(row: Mapping[str, Any]) -> str:
+    """Return how well a claim without a violation is supported."""
+    if row["informative"] < _LEAST_INFORMATIVE:
+        return _EMPTY
+    return "holds, tight" if row["worst_ratio"] >= _TIGHT else "holds"
 
 
 def _vector(values: object) -> str:

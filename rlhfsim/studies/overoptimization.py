@@ -32,6 +32,9 @@ _HERE = f"rlhfsim.studies.{NAME}"
 
 BEST_OF_N = "best-of-N"
 
+#: A gold gain that ends this much below its peak, relatively, counts as falling.
+_FALL = 0.01
+
 #: Rounding allowed on a monotone path, relative to the range of the proxy.
 _TOLERANCE = 1e-12
 
@@ -191,6 +194,17 @@ def run(settings: Settings, seed: int, table: ContextualBandit | None = None) ->
     )
 
 
+def _smallest_step(rows: pd.DataFrame) -> float:
+    """Return the smallest step of proxy and of own divergence along any path; NaN if any is."""
+    steps = [
+        np.diff(path[column].to_numpy())
+        for method, path in rows.groupby("method")
+        for column in ("proxy", "penalty")
+        if not (method == BEST_OF_N and column == "penalty")
+    ]
+    return float(np.concatenate(steps).min())
+
+
 def _findings(
     tables: Mapping[str, pd.DataFrame], instances: tuple[str, ...]
 ) -> tuple[Finding, ...]:
@@ -198,28 +212,23 @@ def _findings(
     findings = []
     for instance in instances:
         rows, tops = points[points["instance"] == instance], best[best["instance"] == instance]
-        falls = tops["gold_at_end"] < tops["gold"]
+        falls = tops["gold_at_end"] < (1.0 - _FALL) * tops["gold"]
         spent = "; ".join(
             f"{t.method} {t.gold:.3f} at KL {t.kl:.2f}, C {t.concentrability:.2f}"
             for t in tops.itertuples()
         )
         findings.append(
             Finding(
-                f"gold reward peaks, then falls ({instance})",
+                f"gold gain falls by more than {_FALL:.0%} after its peak ({instance})",
                 "arXiv 2210.10760",
                 f"peak gain over pi_ref: {spent}",
-                f"{int(falls.sum())} of {len(tops)} methods",
-                True,  # a measurement: no theorem says at which methods
+                f"falls for {int(falls.sum())} of {len(tops)}",
+                None,
                 f"{NAME}_peaks",
                 f"{_HERE}.peaks",
             )
         )
-        smallest = min(
-            float(curve[column].diff().min())
-            for _, curve in rows.groupby("method")
-            for column in ("proxy", "penalty")
-            if curve[column].notna().all()
-        )
+        smallest = _smallest_step(rows)
         monotone = smallest >= -_TOLERANCE
         findings.append(
             Finding(

@@ -16,7 +16,7 @@ import pandas as pd
 from scipy.special import expit, gammaln, log_expit
 from scipy.stats import binom, binomtest
 
-from rlhfsim.bounds import proposition_a1_floor
+from rlhfsim.bounds import proposition_a1_floor, sharp_chi_squared_bound
 from rlhfsim.checks import FloatArray
 from rlhfsim.divergences import Divergence
 from rlhfsim.instances import PropositionA1, proposition_a1
@@ -30,6 +30,9 @@ from rlhfsim.studies.search import OfBeta, minimize_over_beta
 
 NAME = "proposition_a1"
 _HERE = f"rlhfsim.studies.{NAME}"
+
+#: gamma of each method whose regret the sharp bound covers.
+KL_WEIGHTS: dict[str, float | None] = {"KL": None, "chi2": 0.0, "mixed": 1.0}
 
 # Likelihood ratios closer to 0 than this are ties; the probability of those that are not ties by
 # symmetry is part of the result.
@@ -139,6 +142,20 @@ def expected_regret(
     return function
 
 
+def expected_bound(
+    instance: PropositionA1, beta: float, probability_wrong: float, kl_weight: float
+) -> float:
+    """Return the expectation over datasets of the sharp chi-squared bound on the regret."""
+    right, wrong = (
+        sharp_chi_squared_bound(
+            instance.bandit.reward, learned, instance.bandit.reference, beta,
+            instance.comparator, instance.bandit.prompt_dist, kl_weight=kl_weight,
+        )
+        for learned in instance.reward_class
+    )  # fmt: skip
+    return float(probability_wrong * wrong + (1.0 - probability_wrong) * right)
+
+
 def sampled_frequency(n: int, replications: int, rng: np.random.Generator) -> int:
     """Return how often `r~` is fitted in `replications` sampled datasets of n pairs."""
     instance = proposition_a1(n)
@@ -177,19 +194,23 @@ def run(settings: Settings, seed: int) -> StudyResult:
                 lambda b, i=instance, d=divergence: regrets(i, d, b)[1],  # type: ignore[misc]
                 grid,
             )
-            scheduled = float(expected(np.array([n**-0.5]))[0])
+            schedule = n**-0.5
+            gamma = KL_WEIGHTS[method]
+            bound = expected_bound(instance, schedule, law.probability, gamma or 0.0)
             summary.append(
                 {
                     "n": n,
                     "method": method,
                     "probability_wrong": law.probability,
+                    "probability_floor": 0.5 * (1.0 - 1.0 / n) ** (2 * n),
                     "truncated": law.truncated,
                     "ambiguous": law.ambiguous,
                     "best_beta": beta,
                     "regret": value,
                     "regret_log_n": value * np.log(n),
                     "regret_sqrt_n": value * np.sqrt(n),
-                    "regret_at_beta_1_over_sqrt_n": scheduled,
+                    "regret_at_beta_1_over_sqrt_n": float(expected(np.array([schedule]))[0]),
+                    "bound_at_beta_1_over_sqrt_n": np.nan if gamma is None else bound,
                     "regret_wrong_reward": value_wrong,
                     "regret_wrong_reward_log_n": value_wrong * np.log(n),
                     "kl_floor": proposition_a1_floor(n) if method == "KL" else np.nan,
@@ -248,40 +269,41 @@ def _findings(tables: dict[str, pd.DataFrame]) -> tuple[Finding, ...]:
             "holds" if above else "violated",
             above,
             f"{NAME}_summary",
-            f"{_HERE}.run; floor: rlhfsim.bounds.proposition_a1_floor",
+            f"{_HERE}.expected_regret; floor: rlhfsim.bounds.proposition_a1_floor",
         )
     ]
     for method, label in (("chi2", "chi2"), ("mixed", "chi2 + KL")):
         rows = by_method[method]
-        constant = float(rows["regret_sqrt_n"].max())
-        scheduled = rows["regret_at_beta_1_over_sqrt_n"] * np.sqrt(rows["n"])
-        # The sharp bound at beta = 1/sqrt(n): eps_c^2 < 1/n, 2 D* = 1, KL* = log 2.
-        ceiling = 1.0 + (np.log(2.0) if method == "mixed" else 0.0)
-        ok = bool(scheduled.max() <= ceiling)
+        root = np.sqrt(rows["n"])
+        scheduled = rows["regret_at_beta_1_over_sqrt_n"] * root
+        bound = rows["bound_at_beta_1_over_sqrt_n"] * root
+        ok = bool((scheduled <= bound).all())
         findings.append(
             Finding(
                 f"{label}: regret is O(1/sqrt n) with beta = 1/sqrt n",
                 source,
                 f"expected regret x sqrt n <= {scheduled.max():.4f} at beta = 1/sqrt n, "
-                f"<= {constant:.4f} at the best beta, {span}; bound {ceiling:.4f}",
+                f"<= {rows['regret_sqrt_n'].max():.4f} at the best beta, {span}; "
+                f"the sharp bound gives {bound.max():.4f}",
                 "holds" if ok else "violated",
                 ok,
                 f"{NAME}_summary",
-                f"{_HERE}.run; bound: rlhfsim.bounds.sharp_chi_squared_bound",
+                f"{_HERE}.expected_regret; bound: {_HERE}.expected_bound",
             )
         )
-    wrong = summary["probability_wrong"]
+    wrong, lowest = summary["probability_wrong"], summary["probability_floor"]
     left_out = summary["truncated"].max() + summary["ambiguous"].max()
     inside = bool(sampled["exact"].between(sampled["interval_low"], sampled["interval_high"]).all())
+    constant = inside and bool((wrong - left_out >= lowest).all())
     findings.append(
         Finding(
             "the wrong reward is learned with constant probability",
             source,
-            f"exactly {wrong.min():.4f} to {wrong.max():.4f} (left out {left_out:.0e}); "
-            f"{len(sampled)} sampled runs of {sampled['replications'].iloc[0]} datasets "
-            f"{'agree' if inside else 'DISAGREE'}",
-            "holds" if inside else "violated",
-            inside,
+            f"exactly {wrong.min():.4f} to {wrong.max():.4f} (left out {left_out:.0e}), never "
+            f"below (1 - 1/n)^(2n)/2 >= {lowest.min():.4f}; {len(sampled)} sampled runs of "
+            f"{sampled['replications'].iloc[0]} datasets {'agree' if inside else 'DISAGREE'}",
+            "holds" if constant else "violated",
+            constant,
             f"{NAME}_sampled",
             f"{_HERE}.wrong_reward_law",
         )

@@ -17,9 +17,9 @@ class Finding:
     source: str
     measured: str
     verdict: str
-    #: The verdict is the one that theory predicts; a false claim found false counts, and so does
-    #: a measurement about which theory says nothing.
-    expected: bool
+    #: Whether the verdict is the one that theory predicts (a false claim found false is); None
+    #: for a measurement about which theory says nothing.
+    expected: bool | None
     #: Name of the table that holds the numbers, and the function that computes them.
     table: str
     computed_by: str
