@@ -13,7 +13,8 @@ Logarithms are natural (nats).  `D_chi2(pi || p) = 1/2 E_p[(pi/p - 1)^2]`, with 
 Nothing is renormalised: distributions must sum to 1 within 1e-9.  Values are exact, randomness
 comes only from a `numpy.random.Generator` that is passed in.
 
-Where things are, in the order data flow (imports point only to earlier lines):
+Where things are, in the order data flow.  Imports point only to earlier lines, but for two made
+when called: `ContextualBandit.from_table`, and `+` of divergences.
 
 ==================  ==============================================================================
 module              what is in it

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
 import shutil
@@ -116,6 +115,8 @@ def _publish(temporary: Path, target: Path) -> None:
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
+    import fcntl  # here, so that reading tables works where there is none
+
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         try:

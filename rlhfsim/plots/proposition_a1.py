@@ -57,8 +57,8 @@ def draw(tables: Tables) -> Figure:
         middle.set(xscale="log", yscale="log", xlabel="$n$", ylabel="expected regret")
         middle.legend()
         style.panel_letter(middle, "b", r"at the best $\beta$")
-        right.set(xscale="log", yscale="log", xlabel="$n$", ylabel="expected regret × rate")
-        right.legend()
+        right.set(xscale="log", ylim=(0, 1.05), xlabel="$n$", ylabel="expected regret × rate")
+        right.legend(loc="upper right")
         style.panel_letter(right, "c", "times the rate")
     return figure
 
