@@ -27,15 +27,8 @@ def best_of_n(reference: ArrayLike, reward: ArrayLike, n: ArrayLike) -> FloatArr
     """
     p = checks.as_distributions("reference", reference)
     r = checks.as_real("reward", reward)
-    count = checks.as_real("n", n)
-    if np.any(count < 1):
-        raise ValueError(f"n is {count.min().item()!r}; it must be at least 1")
-    if r.ndim == 0 or r.shape[-1] != p.shape[-1]:
-        raise ValueError(
-            f"reward has shape {r.shape} and reference {p.shape}; "
-            "their last axes must hold the same responses"
-        )
-    pair = checks.broadcast(reference=p, reward=r)
+    count = checks.as_at_least("n", n, 1)
+    pair = checks.same_responses(reward=r, reference=p)
     p, r = np.broadcast_to(p, pair), np.broadcast_to(r, pair)
     below, level, above = _masses(p, r)
     shape = checks.broadcast(reference=p[..., 0], n=count)
@@ -56,9 +49,14 @@ def best_of_n_kl_formula(n: ArrayLike) -> FloatArray:
     It is attained for continuous rewards without ties, and is often plotted as if it were the KL;
     over finitely many responses the KL stays below `log(1/p(best))` however large n is.
 
+    Parameters
+    ----------
+    n : number or array
+        At least 1; need not be an integer.
+
     Source: the formula of arXiv 2009.01325, appendix G.3; that it is a bound, 2401.01879.
     """
-    count = checks.as_positive("n", n)
+    count = checks.as_at_least("n", n, 1)
     return np.asarray(np.log(count) - (count - 1.0) / count)
 
 
@@ -66,8 +64,13 @@ def best_of_n_chi_squared_bound(n: ArrayLike) -> FloatArray:
     """Return `(n - 1)^2 / (2 (2n - 1))`, which bounds `D_chi2(best-of-n || reference)` from above.
 
     Attained for continuous rewards, where the ratio is `n F^(n-1)` and `C = n^2/(2n - 1)`.
+
+    Parameters
+    ----------
+    n : number or array
+        At least 1; need not be an integer.
     """
-    count = checks.as_positive("n", n)
+    count = checks.as_at_least("n", n, 1)
     return np.asarray((count - 1.0) ** 2 / (2.0 * (2.0 * count - 1.0)))
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numpy.typing import ArrayLike
 
@@ -20,9 +22,16 @@ def centred_error(reward: ArrayLike, reward_hat: ArrayLike, reference: ArrayLike
     Parameters
     ----------
     reward, reward_hat, reference : (..., Y) arrays
+        The axes before the last are broadcast against each other.
+
+    Returns
+    -------
+    (..., Y) array, in reward units
     """
     p = checks.as_distributions("reference", reference)
-    delta = checks.as_real("reward", reward) - checks.as_real("reward_hat", reward_hat)
+    r, r_hat = checks.as_real("reward", reward), checks.as_real("reward_hat", reward_hat)
+    checks.same_responses(reward=r, reward_hat=r_hat, reference=p)
+    delta = r - r_hat
     return np.asarray(delta - (p * delta).sum(axis=-1, keepdims=True))
 
 
@@ -62,33 +71,63 @@ def sharp_chi_squared_bound(
     Parameters
     ----------
     reward, reward_hat, reference, comparator : (..., X, Y) arrays, or (Y,) for one prompt
+        The axes before the last are broadcast against each other.
     beta : number or (...) array
-        Positive, broadcast against the axes before `(X, Y)`.
+        Positive, broadcast against the axes before `(X, Y)`; a grid for a `(Y,)` or `(X, Y)`
+        problem is `(n_beta,)` and gives `(n_beta,)` bounds.
     prompt_dist : (X,) array
     kl_weight : number
         gamma, non-negative.
 
     Returns
     -------
-    (...) array, in reward units
+    (...) array, in reward units; `inf` where the comparator has mass that the reference lacks, on
+    a prompt that occurs.
 
-    Source: derived here from the argument of arXiv 2407.13399, theorem 3.1, with the constants
-    kept.
+    Raises
+    ------
+    ValueError
+        Bad input, by name, rule, index and value.
+
+    Source: derived here, by the proof above; the deterministic core of chi-squared bounds such as
+    arXiv 2407.13399, theorem 3.1.
     """
-    p = checks.as_distributions("reference", reference)
-    star = checks.as_distributions("comparator", comparator)
     b = checks.as_positive("beta", beta)
     gamma = checks.positive_number("kl_weight", kl_weight, zero=True)
-    delta = centred_error(reward, reward_hat, p)
-    scale = b if p.ndim == 1 else b[..., None, None]
-    with np.errstate(divide="ignore", invalid="ignore"):
-        excess = np.where(p > 0, (star - p) / p, np.where(star > 0, np.inf, 0.0))
-        residual = delta + scale * excess
-        terms = np.where(p > 0, p * residual**2, np.where(star > 0, np.inf, 0.0))
-    bound = average_over_prompts(terms.sum(axis=-1), prompt_dist) / (4.0 * b)
-    if gamma > 0:
-        bound = bound + b * gamma * KL()(star, p, prompt_dist)
+    p = checks.as_distributions("reference", reference)
+    star = checks.as_distributions("comparator", comparator)
+    delta, p, star = _per_response(centred_error(reward, reward_hat, p), p, star)
+    checks.broadcast(**{"beta": b, "the axes before (X, Y)": delta[..., 0, 0]})
+    scale = b[..., None, None]
+    with np.errstate(over="ignore"):
+        moment = p * delta + scale * (star - p)
+        inside = _quarter_square(moment, np.where(p > 0, p, 1.0), scale)
+        terms = np.where(p > 0, inside, np.where(star > 0, np.inf, 0.0))
+        bound = average_over_prompts(terms.sum(axis=-1), prompt_dist)
+        if gamma > 0:
+            bound = bound + b * (gamma * KL()(star, p, prompt_dist))
     return np.asarray(bound)
+
+
+def _quarter_square(moment: FloatArray, reference: FloatArray, beta: FloatArray) -> FloatArray:
+    """Return `moment^2 / (4 beta reference)`, finite wherever that is."""
+    product = moment / reference / (4.0 * beta) * moment
+    root = moment / (2.0 * np.sqrt(beta)) / np.sqrt(reference)
+    # The product is exact for simple numbers; the root does not overflow before its square does.
+    return np.where(np.isfinite(product), product, root * root)
+
+
+def _per_response(
+    error: FloatArray, reference: FloatArray, comparator: FloatArray
+) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Return the arrays broadcast to one shape (..., X, Y), with X = 1 for one prompt."""
+    shape = checks.same_responses(reward=error, reference=reference, comparator=comparator)
+    shape = (1,) * (2 - len(shape)) + shape
+    return (
+        np.broadcast_to(error, shape),
+        np.broadcast_to(reference, shape),
+        np.broadcast_to(comparator, shape),
+    )
 
 
 def chi_squared_bound(epsilon: ArrayLike, divergence: ArrayLike, beta: ArrayLike) -> FloatArray:
@@ -96,27 +135,77 @@ def chi_squared_bound(epsilon: ArrayLike, divergence: ArrayLike, beta: ArrayLike
 
     Parameters
     ----------
-    epsilon : centred reward error `eps_c`
-    divergence : `D* = D_chi2(pi* || p)`
-    beta : positive; all three broadcast
+    epsilon : number or array
+        Centred reward error `eps_c`, non-negative and finite.
+    divergence : number or array
+        `D* = D_chi2(pi* || p)`, non-negative, `inf` included.
+    beta : number or array
+        Positive and finite; all three broadcast.
+
+    Returns
+    -------
+    array of the broadcast shape, in reward units
+
+    Raises
+    ------
+    ValueError
+        Bad input, by name, rule, index and value.
     """
+    error = checks.as_non_negative("epsilon", epsilon)
+    star = checks.as_non_negative("divergence", divergence, infinite=True)
     b = checks.as_positive("beta", beta)
-    root = np.asarray(epsilon) + b * np.sqrt(2.0 * np.asarray(divergence))
-    return np.asarray(root * root / (4.0 * b))
+    checks.broadcast(epsilon=error, divergence=star, beta=b)
+    with np.errstate(over="ignore"):
+        root = error / (2.0 * np.sqrt(b)) + np.sqrt(b) * np.sqrt(0.5 * star)
+        return np.asarray(root * root)
 
 
 def theory_beta(epsilon: ArrayLike, divergence: ArrayLike) -> FloatArray:
-    """Return `beta = eps_c / sqrt(2 D*)`, where `chi_squared_bound` is `sqrt(C - 1) eps_c`."""
-    return np.asarray(np.asarray(epsilon) / np.sqrt(2.0 * np.asarray(divergence)))
+    """Return `beta = eps_c / sqrt(2 D*)`, where `chi_squared_bound` is `sqrt(C - 1) eps_c`.
+
+    Parameters
+    ----------
+    epsilon, divergence : numbers or arrays, broadcast against each other
+        Positive and finite: at 0 or `inf` no positive beta minimises the bound.
+
+    Returns
+    -------
+    array of the broadcast shape, in reward units
+
+    Raises
+    ------
+    ValueError
+        Bad input, by name, rule, index and value.
+    """
+    error = checks.as_positive("epsilon", epsilon)
+    star = checks.as_positive("divergence", divergence)
+    checks.broadcast(epsilon=error, divergence=star)
+    return np.asarray(error / (math.sqrt(2.0) * np.sqrt(star)))
 
 
 def finite_class_error(n: int, class_size: int, delta: float, reward_gap: float) -> float:
     """Return `log(|R|/delta) / (n sigma'(V)^2)`, which bounds `eps_c^2` with probability 1 - delta.
 
     For the maximum-likelihood reward of a finite class R that contains `r*`, all of whose reward
-    differences are at most V in size; `sigma'(V) = 1/(2 + e^V + e^-V)`.
+    differences are at most V in size; `sigma'(V) = 1/(2 + e^V + e^-V) = 1/(4 cosh^2(V/2))`.
 
-    Source: arXiv 2407.13399, with the constants kept.
+    Parameters
+    ----------
+    n, class_size : integers, at least 1
+    delta : number in (0, 1)
+    reward_gap : number
+        V, non-negative.
+
+    Returns
+    -------
+    number, in squared reward units; `inf` where it exceeds the largest float
+
+    Raises
+    ------
+    ValueError
+        Bad input, by name, rule and value.
+
+    Source: derived here, from the Hellinger bound of maximum likelihood and `TV^2 <= H^2`.
     """
     n = checks.whole_number("n", n, least=1)
     size = checks.whole_number("class_size", class_size, least=1)
@@ -124,8 +213,10 @@ def finite_class_error(n: int, class_size: int, delta: float, reward_gap: float)
     if delta >= 1:
         raise ValueError(f"delta is {delta!r}; it must be below 1")
     v = checks.positive_number("reward_gap", reward_gap, zero=True)
-    slope = 1.0 / (2.0 + np.exp(v) + np.exp(-v))
-    return float(np.log(size / delta) / (n * slope**2))
+    with np.errstate(over="ignore"):
+        # One factor at a time: 1/sigma'(V)^2 may overflow where the quotient by n does not.
+        inverse_slope = 4.0 * np.cosh(0.5 * v) ** 2
+        return float((math.log(size) - math.log(delta)) / n * inverse_slope * inverse_slope)
 
 
 def proposition_a1_floor(n: int) -> float:

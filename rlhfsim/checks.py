@@ -6,6 +6,7 @@ Every function takes the argument's name first, returns a float64 (or int64) arr
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,8 @@ from numpy.typing import ArrayLike, NDArray
 
 #: Largest distance of a row sum from 1 that still counts as a distribution.
 ROW_SUM_TOLERANCE = 1e-9
+
+_LARGEST_INDEX = np.iinfo(np.int64).max
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
@@ -33,15 +36,39 @@ def _refuse_first(name: str, array: NDArray[Any], bad: NDArray[np.bool_], rule: 
     raise ValueError(f"{_where(name, index)} is {value!r}; {rule}{more}")
 
 
-def as_real(name: str, value: ArrayLike) -> FloatArray:
-    """Return `value` as a float64 array of finite numbers (no copy when it is one already)."""
+def _refuse_masked(name: str, value: object) -> None:
+    """Raise for a masked array, whose mask `np.asarray` would drop without a word."""
+    if isinstance(value, np.ma.MaskedArray):
+        raise ValueError(
+            f"{name} is a masked array of shape {value.shape}; it must be a plain array, "
+            "with the masked entries filled in or left out"
+        )
+
+
+def _as_floats(name: str, value: ArrayLike) -> FloatArray:
+    """Return a float64 array of integers or floats, which may be infinite or nan."""
+    _refuse_masked(name, value)
     try:
         array = np.asarray(value)
         if array.dtype.kind not in "biuf":
             raise TypeError
-        array = np.asarray(array, dtype=np.float64)
+        floats = np.asarray(array, dtype=np.float64)
     except (TypeError, ValueError):
         raise ValueError(f"{name} is not an array of real numbers: {value!r:.80}") from None
+    if array.dtype.kind == "b":
+        raise ValueError(f"{name} is {value!r:.80}; it must hold real numbers, not booleans")
+    return floats
+
+
+def as_real(name: str, value: ArrayLike) -> FloatArray:
+    """Return `value` as a float64 array of finite numbers (no copy when it is one already).
+
+    Raises
+    ------
+    ValueError
+        For booleans, text, complex numbers, masked arrays, and entries that are not finite.
+    """
+    array = _as_floats(name, value)
     _refuse_first(name, array, ~np.isfinite(array), "entries must be finite")
     return array
 
@@ -57,7 +84,14 @@ def as_matrix(name: str, value: ArrayLike, shape: tuple[int, int] | None = None)
 
 
 def as_distributions(name: str, value: ArrayLike) -> FloatArray:
-    """Return an array whose last axis holds distributions: non-negative, each row summing to 1."""
+    """Return an array whose last axis holds distributions: non-negative, each row summing to 1.
+
+    Raises
+    ------
+    ValueError
+        As `as_real`; for no responses, a negative entry, or a row sum more than
+        `ROW_SUM_TOLERANCE` from 1, which single precision cannot always meet.
+    """
     array = as_real(name, value)
     if array.ndim == 0 or array.size == 0:
         raise ValueError(f"{name} has shape {array.shape}; it must hold at least one response")
@@ -68,9 +102,16 @@ def as_distributions(name: str, value: ArrayLike) -> FloatArray:
         index = tuple(int(i[0]) for i in np.nonzero(off)) if off.ndim else ()
         raise ValueError(
             f"{_where(name, index)} sums to {sums[index].item()!r}; "
-            f"rows must sum to 1 within {ROW_SUM_TOLERANCE:g}"
+            f"rows must sum to 1 within {ROW_SUM_TOLERANCE:g}{_precision_advice(value)}"
         )
     return array
+
+
+def _precision_advice(value: ArrayLike) -> str:
+    dtype = np.asarray(value).dtype
+    if dtype.kind != "f" or dtype.itemsize >= 8:
+        return ""
+    return f"; {dtype} rows should be cast to float64 and renormalised by the caller"
 
 
 def as_positive(name: str, value: ArrayLike) -> FloatArray:
@@ -80,10 +121,24 @@ def as_positive(name: str, value: ArrayLike) -> FloatArray:
     return array
 
 
+def as_non_negative(name: str, value: ArrayLike, *, infinite: bool = False) -> FloatArray:
+    """Return an array of numbers at least 0, finite ones unless `infinite` lets `inf` in."""
+    array = _as_floats(name, value) if infinite else as_real(name, value)
+    _refuse_first(name, array, ~(array >= 0), "it must not be negative")
+    return array
+
+
+def as_at_least(name: str, value: ArrayLike, least: float) -> FloatArray:
+    """Return an array of finite numbers, each at least `least`."""
+    array = as_real(name, value)
+    _refuse_first(name, array, array < least, f"it must be at least {least:g}")
+    return array
+
+
 def positive_number(name: str, value: float, *, zero: bool = False) -> float:
     """Return one finite number that is positive (or, with `zero`, not negative)."""
     array = as_real(name, value)
-    if array.ndim != 0 or isinstance(value, (bool, np.bool_)):
+    if array.ndim != 0:
         raise ValueError(f"{name} is {value!r:.80}; it must be one number")
     number = float(array)
     if number < 0 or (number == 0 and not zero):
@@ -102,7 +157,15 @@ def whole_number(name: str, value: int, *, least: int) -> int:
 
 
 def as_indices(name: str, value: ArrayLike, upper: int | None = None) -> IntArray:
-    """Return a one-dimensional int64 array with `0 <= entry` and `entry < upper` if given."""
+    """Return a one-dimensional int64 array with `0 <= entry` and `entry < upper` if given.
+
+    Raises
+    ------
+    ValueError
+        For another shape, no entries, a masked array, entries that are not integers, and entries
+        that are negative, not below `upper`, or beyond int64.
+    """
+    _refuse_masked(name, value)
     array = np.asarray(value)
     if array.ndim != 1:
         raise ValueError(f"{name} has shape {array.shape}; it must be one-dimensional")
@@ -113,6 +176,8 @@ def as_indices(name: str, value: ArrayLike, upper: int | None = None) -> IntArra
     _refuse_first(name, array, array < 0, "indices must not be negative")
     if upper is not None:
         _refuse_first(name, array, array >= upper, f"indices must be below {upper}")
+    # uint64 goes further than int64, and the cast below would wrap it round to negative.
+    _refuse_first(name, array, array > _LARGEST_INDEX, f"indices must be at most {_LARGEST_INDEX}")
     return array.astype(np.int64, copy=False)
 
 
@@ -126,13 +191,34 @@ def generator(name: str, value: np.random.Generator) -> np.random.Generator:
     return value
 
 
+def _shapes(arrays: Mapping[str, NDArray[Any]]) -> str:
+    return ", ".join(f"{name} {a.shape}" for name, a in arrays.items())
+
+
 def broadcast(**arrays: NDArray[Any]) -> tuple[int, ...]:
     """Return the common shape of the named arrays."""
     try:
         return np.broadcast_shapes(*(a.shape for a in arrays.values()))
     except ValueError:
-        shapes = ", ".join(f"{name} {a.shape}" for name, a in arrays.items())
-        raise ValueError(f"shapes do not broadcast: {shapes}") from None
+        raise ValueError(f"shapes do not broadcast: {_shapes(arrays)}") from None
+
+
+def same_responses(**arrays: NDArray[Any]) -> tuple[int, ...]:
+    """Return the common shape of the named arrays, whose last axes must be equally long.
+
+    The axes before the last broadcast; the last does not, not even from length 1, because it
+    lists the responses.
+
+    Raises
+    ------
+    ValueError
+        For an array without axes, last axes of different lengths, or other axes that do not
+        broadcast.
+    """
+    sizes = {a.shape[-1] if a.ndim else None for a in arrays.values()}
+    if len(sizes) > 1 or None in sizes:
+        raise ValueError(f"last axes differ: {_shapes(arrays)}; they must hold the same responses")
+    return broadcast(**arrays)
 
 
 def frozen(array: NDArray[Any]) -> NDArray[Any]:

@@ -30,10 +30,12 @@ def concentrability(
 
     Source: arXiv 2407.13399.
     """
-    pi, ratio = _ratio(policy, reference)
-    with np.errstate(over="ignore", invalid="ignore"):
-        terms = np.where(pi > 0, pi * ratio, 0.0)
-    return average_over_prompts(terms.sum(axis=-1), prompt_dist)
+    pi, p, ratio = _ratio(policy, reference)
+    with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
+        # pi/p may overflow, below references of 1e-308, where pi^2/p does not.
+        terms = np.where(np.isfinite(ratio), pi * ratio, (pi / np.sqrt(p)) ** 2)
+        per_prompt = terms.sum(axis=-1)
+    return average_over_prompts(per_prompt, prompt_dist)
 
 
 def max_concentrability(
@@ -43,7 +45,7 @@ def max_concentrability(
 
     Shapes as for `concentrability`; `C^pi <= C_inf^pi`.
     """
-    _, ratio = _ratio(policy, reference)
+    _, _, ratio = _ratio(policy, reference)
     per_prompt = np.asarray(ratio.max(axis=-1))
     if prompt_dist is None:
         return average_over_prompts(per_prompt, None)
@@ -59,13 +61,14 @@ def all_policy_concentrability(
 ) -> FloatArray:
     """Return `max_pi C^pi` over all policies, `E_x[1 / min_y pi_ref(y|x)]`; shapes as above."""
     p = checks.as_distributions("reference", reference)
-    with np.errstate(divide="ignore"):
+    with np.errstate(divide="ignore", over="ignore"):
         return average_over_prompts(np.asarray(1.0 / p.min(axis=-1)), prompt_dist)
 
 
-def _ratio(policy: ArrayLike, reference: ArrayLike) -> tuple[FloatArray, FloatArray]:
+def _ratio(policy: ArrayLike, reference: ArrayLike) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Return `pi`, `p` and `pi/p`, 0 where pi is."""
     pi = checks.as_distributions("policy", policy)
     p = checks.as_distributions("reference", reference)
-    checks.broadcast(policy=pi, reference=p)
+    checks.same_responses(policy=pi, reference=p)
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        return pi, np.where(pi > 0, pi / p, 0.0)
+        return pi, p, np.where(pi > 0, pi / p, 0.0)

@@ -13,6 +13,7 @@ from scipy.special import expit
 from rlhfsim import checks
 from rlhfsim.bandit import ContextualBandit
 from rlhfsim.checks import FloatArray, IntArray
+from rlhfsim.frozen import Frozen
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -22,7 +23,7 @@ _SHAPE_KEY = b"rlhfsim.shape"
 
 
 @dataclass(frozen=True, eq=False)
-class PreferenceData:
+class PreferenceData(Frozen):
     """`n` comparisons `(x, y+, y-)` as three integer columns, read-only.
 
     Pairs with `chosen == rejected` happen when both responses are sampled independently; they
@@ -32,12 +33,14 @@ class PreferenceData:
     ----------
     prompt, chosen, rejected : (n,) arrays of integers
     shape : (X, Y), optional
-        The numbers of prompts and responses; by default, just large enough for the indices.
+        The numbers of prompts and responses, a tuple once constructed; by default, just large
+        enough for the indices.
 
     Raises
     ------
     ValueError
-        For empty columns, columns of different lengths, or indices out of range.
+        For empty columns, columns of different lengths, indices out of range, or a `shape` that is
+        not a pair of positive integers.
     """
 
     prompt: IntArray
@@ -58,11 +61,7 @@ class PreferenceData:
             responses = max(columns["chosen"].max(), columns["rejected"].max())
             shape = (int(columns["prompt"].max()) + 1, int(responses) + 1)
         else:
-            x, y = self.shape
-            shape = (
-                checks.whole_number("shape[0]", x, least=1),
-                checks.whole_number("shape[1]", y, least=1),
-            )
+            shape = _as_shape("shape", self.shape)
             for name, column in columns.items():
                 checks.as_indices(name, column, shape[0] if name == "prompt" else shape[1])
         object.__setattr__(self, "shape", shape)
@@ -74,10 +73,16 @@ class PreferenceData:
         return self.prompt.size
 
     @property
-    def size(self) -> tuple[int, int]:
-        """`(X, Y)`: `shape`, never None."""
+    def n_prompts(self) -> int:
+        """`X`."""
         assert self.shape is not None
-        return self.shape
+        return self.shape[0]
+
+    @property
+    def n_responses(self) -> int:
+        """`Y`."""
+        assert self.shape is not None
+        return self.shape[1]
 
     # ---- to and from tables -----------------------------------------------------------------
 
@@ -86,7 +91,7 @@ class PreferenceData:
         import pandas as pd
 
         frame = pd.DataFrame({name: getattr(self, name) for name in _COLUMNS})
-        frame.attrs["shape"] = list(self.size)
+        frame.attrs["shape"] = [self.n_prompts, self.n_responses]
         return frame
 
     @classmethod
@@ -97,13 +102,17 @@ class PreferenceData:
 
         `shape` defaults to the one that `to_dataframe` noted, if any.
         """
+        import pandas as pd
+
+        if not isinstance(frame, pd.DataFrame):
+            raise ValueError(f"frame is a {type(frame).__name__}; it must be a pandas DataFrame")
         missing = [name for name in _COLUMNS if name not in frame.columns]
         if missing:
             raise ValueError(
                 f"column {missing[0]!r} is missing; the table has {list(frame.columns)}"
             )
         if shape is None and "shape" in frame.attrs:
-            shape = _as_shape(frame.attrs["shape"])
+            shape = _as_shape('frame.attrs["shape"]', frame.attrs["shape"])
         prompt, chosen, rejected = (frame[name].to_numpy() for name in _COLUMNS)
         return cls(prompt, chosen, rejected, shape)
 
@@ -115,7 +124,7 @@ class PreferenceData:
         from rlhfsim.files import atomic_path
 
         table = pa.table({name: pa.array(getattr(self, name)) for name in _COLUMNS})
-        table = table.replace_schema_metadata({_SHAPE_KEY: json.dumps(self.size)})
+        table = table.replace_schema_metadata({_SHAPE_KEY: json.dumps(self.shape)})
         with atomic_path(path) as temporary:
             pq.write_table(table, temporary)
 
@@ -125,14 +134,27 @@ class PreferenceData:
         from rlhfsim.files import read_parquet
 
         table = read_parquet(path)
-        metadata = table.schema.metadata or {}
-        shape = _as_shape(json.loads(metadata[_SHAPE_KEY])) if _SHAPE_KEY in metadata else None
+        noted = (table.schema.metadata or {}).get(_SHAPE_KEY)
+        shape = None if noted is None else _parse_shape(f"the shape noted in {path}", noted)
         return cls.from_dataframe(table.to_pandas(), shape=shape)
 
 
-def _as_shape(value: Any) -> tuple[int, int]:
-    x, y = value
-    return int(x), int(y)
+def _as_shape(name: str, value: Any) -> tuple[int, int]:
+    """Return `value`, which must be a pair of positive integers."""
+    pair = value.tolist() if isinstance(value, np.ndarray) else value
+    if not isinstance(pair, (tuple, list)) or len(pair) != 2:
+        raise ValueError(f"{name} is {value!r:.80}; it must be a pair (X, Y)")
+    x, y = (checks.whole_number(f"{name}[{i}]", pair[i], least=1) for i in range(2))
+    return x, y
+
+
+def _parse_shape(name: str, noted: bytes) -> tuple[int, int]:
+    """Return the shape that `to_parquet` noted as JSON."""
+    try:
+        value = json.loads(noted)
+    except ValueError:
+        raise ValueError(f"{name} is {noted!r:.80}; it must be a pair (X, Y)") from None
+    return _as_shape(name, value)
 
 
 def sample_preferences(
@@ -152,10 +174,12 @@ def sample_preferences(
     Raises
     ------
     ValueError
-        For `n < 1` or an `rng` that is not a Generator.
+        For a `bandit` that is not a ContextualBandit, `n < 1`, or an `rng` that is not a Generator.
 
     Source: arXiv 2407.13399.
     """
+    if not isinstance(bandit, ContextualBandit):
+        raise ValueError(f"bandit is a {type(bandit).__name__}; it must be a ContextualBandit")
     n = checks.whole_number("n", n, least=1)
     rng = checks.generator("rng", rng)
     x = _inverse_cdf(bandit.prompt_dist, rng.random(n))
@@ -178,7 +202,7 @@ def sample_preferences(
 
 
 def _inverse_cdf(weights: FloatArray, uniforms: FloatArray) -> IntArray:
-    """Return draws from `weights`; an entry of weight 0 is never drawn."""
+    """Return draws from `weights`, divided by their sum; an entry of weight 0 is never drawn."""
     cdf = weights.cumsum()
     last = int(np.nonzero(weights)[0][-1])
     draws = np.searchsorted(cdf, uniforms * cdf[-1], side="right")

@@ -104,10 +104,33 @@ def test_broadcasts_over_prompts_and_counts():
     np.testing.assert_allclose(stack[0], reference, rtol=1e-15)
 
 
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda n: best_of_n([0.5, 0.5], [0.0, 1.0], n),
+        best_of_n_kl_formula,
+        best_of_n_chi_squared_bound,
+    ],
+)
+def test_fewer_than_one_draw_is_named_with_its_index(function):
+    with pytest.raises(ValueError, match=r"n\[1\] is 0\.5; it must be at least 1"):
+        function([2.0, 0.5, 3.0])
+    with pytest.raises(ValueError, match=r"n is 0\.0; it must be at least 1"):
+        function(0)
+    assert np.all(np.isfinite(function(1)))
+
+
+def test_formulas_vanish_for_one_draw():
+    assert best_of_n_kl_formula(1) == 0
+    assert best_of_n_chi_squared_bound(1) == 0
+
+
 def test_bad_input_is_named():
+    with pytest.raises(ValueError, match=r"last axes differ: reward \(1,\), reference \(2,\)"):
+        best_of_n([0.5, 0.5], [0.0], 2)
     with pytest.raises(ValueError, match=r"n is 0\.5; it must be at least 1"):
         best_of_n([0.5, 0.5], [0.0, 1.0], 0.5)
-    with pytest.raises(ValueError, match=r"reward has shape \(3,\) and reference \(2,\)"):
+    with pytest.raises(ValueError, match=r"last axes differ: reward \(3,\), reference \(2,\)"):
         best_of_n([0.5, 0.5], [0.0, 1.0, 2.0], 2)
     with pytest.raises(ValueError, match=r"reference sums to 0\.9"):
         best_of_n([0.5, 0.4], [0.0, 1.0], 2)

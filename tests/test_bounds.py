@@ -1,5 +1,8 @@
 """Right-hand sides of theorems: valid everywhere, attained somewhere, and written out by hand."""
 
+import math
+
+import mpmath as mp
 import numpy as np
 import pytest
 from hypothesis import given
@@ -95,7 +98,63 @@ def test_batches_agree_with_single_instances():
     np.testing.assert_allclose(got, want, rtol=1e-14)
 
 
+def test_grid_of_beta_for_one_prompt_written_out():
+    args = ([1.0, 0.0], [0.0, 0.0], [0.5, 0.5])
+    # delta = (1/2, -1/2), w* - 1 = (-1, 1).
+    expected = [(0.5 - 1) ** 2 / 4, (0.5 - 2) ** 2 / 8]
+    got = sharp_chi_squared_bound(*args, [1.0, 2.0], [0.0, 1.0])
+    assert got.tolist() == expected == [0.0625, 0.28125]
+    rows = tuple([row] for row in args)
+    got = sharp_chi_squared_bound(*rows, [1.0, 2.0], [[0.0, 1.0]], [1.0])
+    assert got.tolist() == expected
+    grid = sharp_chi_squared_bound(*args, [[1.0], [2.0], [2.0]], [0.0, 1.0])
+    assert grid.shape == (3, 1)
+    assert sharp_chi_squared_bound(*args, 1.0, [0.0, 1.0]).shape == ()
+
+
+@pytest.mark.parametrize("gamma", [0.0, 2.0])
+def test_shape_of_the_bound_is_beta_with_the_leading_axes(gamma):
+    ps = [problem(s) for s in range(3)]
+    names = ("reward", "reward_hat", "reference", "comparator")
+    stack = {k: np.stack([p[k] for p in ps]) for k in names}
+    rho, betas = ps[0]["prompt_dist"], np.array([[0.3], [2.0]])
+    got = sharp_chi_squared_bound(**stack, beta=betas, prompt_dist=rho, kl_weight=gamma)
+    assert got.shape == (2, 3)
+    for i in range(2):
+        for j in range(3):
+            one = {k: v[j] for k, v in stack.items()}
+            want = sharp_chi_squared_bound(
+                **one, beta=betas[i, 0], prompt_dist=rho, kl_weight=gamma
+            )
+            assert got[i, j] == pytest.approx(float(want), rel=1e-14)
+    # One reference and one comparator for every prompt are the same as their copies.
+    shared = {**ps[0], "reference": ps[0]["reference"][0], "comparator": ps[0]["comparator"][0]}
+    copies = {k: np.broadcast_to(v, (2, 5)) for k, v in shared.items() if k in names}
+    assert sharp_chi_squared_bound(**shared, kl_weight=gamma) == sharp_chi_squared_bound(
+        **{**shared, **copies}, kl_weight=gamma
+    )
+
+
+def test_sharp_bound_does_not_overflow_before_its_value_does():
+    def bound(reference, comparator, beta, **more):
+        return sharp_chi_squared_bound([0.0, 0.0], [0.0, 0.0], reference, beta, comparator, **more)
+
+    assert bound([1.0, 1e-160], [0.0, 1.0], 1.0) == pytest.approx(2.5e159, rel=1e-14)
+    assert bound([1.0, 1e-322], [1.0, 1e-10], 1.0) == pytest.approx(
+        0.25 * 1e-10**2 / 1e-30 / (1e-322 * 1e30), rel=1e-12
+    )
+    assert bound([0.5, 0.5], [0.0, 1.0], 1e200) == pytest.approx(2.5e199, rel=1e-14)
+    assert bound([1.0, 1e-10], [1.0, 1e-10], 1e-300) == 0
+    assert bound([1.0, 5e-324], [0.0, 1.0], 1.0) == np.inf
+    assert bound([1.0, 0.0], [0.5, 0.5], 1.0, kl_weight=1.0) == np.inf
+
+
 def test_comparator_off_the_support_has_no_bound():
+    reference, comparator = [[1.0, 0.0], [0.5, 0.5]], [[0.5, 0.5], [1.0, 0.0]]
+    zero = np.zeros((2, 2))
+    for share, expected in ((0.5, np.inf), (0.0, 0.25)):
+        rho = [share, 1 - share]
+        assert sharp_chi_squared_bound(zero, zero, reference, 1.0, comparator, rho) == expected
     bound = sharp_chi_squared_bound([0.0, 1.0], [0.0, 1.0], [1.0, 0.0], 1.0, [0.0, 1.0])
     assert bound == np.inf
 
@@ -165,6 +224,83 @@ def test_proposition_floor_is_below_every_beta_and_of_the_right_size(n):
     assert floor <= least
     if n >= 100:
         assert least < 2.1 * floor
+
+
+def test_finite_class_error_of_wide_gaps_against_mpmath():
+    for n, gap in [(10, 0.0), (10, 30.0), (10**6, 354.0), (10**6, 360.0), (10**300, 700.0)]:
+        with mp.workdps(60):
+            v = mp.mpf(gap)
+            exact = mp.log(mp.mpf(2) / mp.mpf(0.1)) / n * (2 + mp.exp(v) + mp.exp(-v)) ** 2
+            assert finite_class_error(n, 2, 0.1, gap) == pytest.approx(float(exact), rel=1e-12)
+    for gap in (360.0, 1e4, 1e308):
+        assert finite_class_error(10, 2, 0.1, gap) == math.inf
+    assert finite_class_error(10, 10**400, 0.5, 0.0) == pytest.approx(
+        16 * (400 * math.log(10) + math.log(2)) / 10, rel=1e-14
+    )
+
+
+@pytest.mark.parametrize("n", [3, 4, 7, 50, 10**4, 10**9])
+def test_proposition_floor_is_its_proof(n):
+    delta, q = 1 / (2 * math.log(n)), (0.5 - 1 / n) / math.e
+    assert proposition_a1_floor(n) == pytest.approx(delta * q / (0.5 + q), rel=1e-14)
+
+
+def test_norm_bound_written_out_and_beyond_the_floats():
+    assert chi_squared_bound(3.0, 8.0, 0.5) == pytest.approx((3 + 0.5 * 4) ** 2 / 2, rel=1e-15)
+    assert chi_squared_bound(3.0, 0.0, 0.5) == pytest.approx(4.5, rel=1e-15)
+    assert chi_squared_bound(0.0, 8.0, 0.5) == pytest.approx(2.0, rel=1e-15)
+    assert chi_squared_bound(0.0, np.inf, 1.0) == np.inf
+    assert chi_squared_bound(1e200, 1.0, 1e200) == pytest.approx(
+        1e200 * (1 + math.sqrt(2)) ** 2 / 4, rel=1e-14
+    )
+    assert chi_squared_bound(1e200, 0.0, 1.0) == np.inf
+    assert chi_squared_bound([1.0, 2.0], [[1.0], [2.0]], 1.0).shape == (2, 2)
+    assert theory_beta(3.0, 8.0) == pytest.approx(0.75, rel=1e-15)
+    assert theory_beta([1.0, 2.0], [[1.0], [2.0]]).shape == (2, 2)
+
+
+@pytest.mark.parametrize(
+    ("function", "args", "message"),
+    [
+        (chi_squared_bound, (-1.0, 1.0, 1.0), r"epsilon is -1\.0; it must not be negative"),
+        (chi_squared_bound, (np.inf, 1.0, 1.0), "epsilon is inf; entries must be finite"),
+        (chi_squared_bound, ("a", 1.0, 1.0), "epsilon is not an array of real numbers"),
+        (chi_squared_bound, (1.0, [0.0, -2.0], 1.0), r"divergence\[1\] is -2\.0; it must not be"),
+        (chi_squared_bound, (1.0, np.nan, 1.0), "divergence is nan"),
+        (chi_squared_bound, (1.0, True, 1.0), "divergence is True; it must hold real numbers"),
+        (chi_squared_bound, (1.0, 1.0, 0.0), r"beta is 0\.0; it must be positive and finite"),
+        (chi_squared_bound, ([1.0] * 2, [1.0] * 3, 1.0), r"broadcast: epsilon \(2,\), divergence"),
+        (theory_beta, (0.0, 0.0), r"epsilon is 0\.0; it must be positive and finite"),
+        (theory_beta, (1.0, 0.0), r"divergence is 0\.0; it must be positive and finite"),
+        (theory_beta, (1.0, [1.0, -1.0]), r"divergence\[1\] is -1\.0; it must be positive"),
+        (theory_beta, (1.0, np.inf), "divergence is inf; entries must be finite"),
+        (theory_beta, ("a", 1.0), "epsilon is not an array of real numbers"),
+        (theory_beta, ([1.0] * 2, [1.0] * 3), r"broadcast: epsilon \(2,\), divergence \(3,\)"),
+        (centred_error, ([1.0], [0.0, 0.0], [0.5, 0.5]), r"last axes differ: reward \(1,\), rew"),
+        (centred_error, (1.0, [0.0, 0.0], [0.5, 0.5]), r"last axes differ: reward \(\), rew"),
+        (centred_error, ([True, False], [0.0, 0.0], [0.5, 0.5]), r"reward is .*, not booleans"),
+        (reward_error, ([1.0, 0.0], [0.0], [0.5, 0.5]), r"last axes .* reward_hat \(1,\), ref"),
+        (reward_error, ([1.0, 0.0], [0.0, 0.0], [1.0]), r"last axes differ: .*, reference \(1,"),
+        (
+            sharp_chi_squared_bound,
+            ([1.0, 0.0], [0.0, 0.0], [0.5, 0.5], 1.0, [1.0]),
+            r"last axes differ: .*comparator \(1,\); they must hold the same responses",
+        ),
+        (
+            sharp_chi_squared_bound,
+            (np.zeros((3, 1, 2)), np.zeros(2), [0.5, 0.5], [1.0, 2.0], [1.0, 0.0]),
+            r"shapes do not broadcast: beta \(2,\), the axes before \(X, Y\) \(3,\)",
+        ),
+        (
+            sharp_chi_squared_bound,
+            ([1.0, 0.0], [0.0, 0.0], [0.5, 0.5], [1.0, -1.0], [1.0, 0.0]),
+            r"beta\[1\] is -1\.0; it must be positive and finite",
+        ),
+    ],
+)
+def test_bad_arguments_are_named(function, args, message):
+    with pytest.raises(ValueError, match=message):
+        function(*args)
 
 
 def test_bad_input_is_named():

@@ -64,6 +64,23 @@ def test_support_and_prompts_of_weight_zero():
     assert concentrability([0.5, 0.5], [1e-300, 1.0]) == pytest.approx(2.5e299, rel=1e-15)
 
 
+def test_references_below_the_normal_floats():
+    # pi/p is beyond the floats, pi^2/p is not: 1e-10^2 / 1e-322.
+    reference, policy = np.array([1e-322, 1.0]), np.array([1e-10, 1.0 - 1e-10])
+    assert policy[0] ** 2 / 1e-30 / (reference[0] * 1e30) == pytest.approx(
+        concentrability(policy, reference), rel=1e-12
+    )
+    assert max_concentrability(policy, reference) == np.inf
+    assert concentrability([0.5, 0.5], [5e-324, 1.0]) == np.inf
+    assert concentrability([0.0, 1.0], [5e-324, 1.0]) == 1
+    assert all_policy_concentrability([5e-324, 1.0]) == np.inf
+    tiny = np.array([4e-308, 6e-309, 1.0])
+    assert concentrability([1 - 2.0**-30, 0.0, 2.0**-30], tiny) == pytest.approx(2.5e307, rel=1e-8)
+    assert concentrability([0.9, 0.1, 0.0], [6e-309, 6e-309, 1.0]) == pytest.approx(
+        0.82 / 6e-309, rel=1e-12
+    )
+
+
 @pytest.mark.parametrize("function", [concentrability, max_concentrability])
 def test_bad_input(function):
     with pytest.raises(ValueError, match="prompt_dist is missing; with 2 prompts"):
@@ -72,8 +89,12 @@ def test_bad_input(function):
         function(POLICY, REFERENCE, [0.5, 0.25, 0.25])
     with pytest.raises(ValueError, match=r"policy\[0\] sums to 2\.0"):
         function(2 * POLICY, REFERENCE, RHO)
-    with pytest.raises(ValueError, match="shapes do not broadcast"):
+    with pytest.raises(ValueError, match=r"last axes differ: policy \(2, 2\), reference \(2, 3\)"):
         function(POLICY[:, :2] + [[0, 0], [0, 0.5]], REFERENCE, RHO)
+    with pytest.raises(ValueError, match=r"last axes differ: policy \(2, 3\), reference \(1, 1\)"):
+        function(POLICY, [[1.0]], RHO)
+    with pytest.raises(ValueError, match=r"shapes do not broadcast: policy \(3, 3\), ref"):
+        function(np.eye(3), REFERENCE, RHO)
 
 
 def test_arrays_are_not_mutated():

@@ -353,6 +353,23 @@ def test_bad_weights(weight):
             weight * divergence
 
 
+@pytest.mark.parametrize("array", [np.array([1.0, 2.0]), np.array([[3]]), np.array([])])
+def test_arrays_are_no_weights(array):
+    for divergence in (KL(), ChiSquared() + KL()):
+        with pytest.raises(TypeError, match="unsupported operand"):
+            array * divergence
+        with pytest.raises(TypeError):
+            divergence * array
+        with pytest.raises(TypeError):
+            array + divergence
+
+
+@pytest.mark.parametrize("two", [np.float64(2), np.float32(2), np.int64(2), np.array(2.0)])
+def test_numpy_numbers_are_weights(two):
+    assert two * KL() == KL() * two == 2 * KL()
+    assert isinstance(two * KL(), Divergence)
+
+
 def test_overflowing_weights_and_foreign_terms():
     with pytest.raises(ValueError, match=r"weight of KL\(\) is inf"):
         1e308 * KL() + 1e308 * KL()
@@ -487,10 +504,82 @@ def test_renyi_agrees_with_mpmath(order):
             assert abs(mp.mpf(float(renyi(pi, p, order))) - exact) <= noise
 
 
-def test_renyi_keeps_the_digits_of_a_small_divergence():
-    p = np.array([0.25, 0.75])
-    pi = p + np.array([1e-6, -1e-6])
-    assert renyi(pi, p, 2.0) == pytest.approx(math.log1p(2 * ChiSquared()(pi, p)), rel=1e-3)
+def exact_renyi(policy, reference, order):
+    """log(1 + E)/(a - 1) in mpmath, E = sum p (w^a - 1 - a (w - 1)); the KL at order 1."""
+    a = mp.mpf(order)
+    if order == 1:
+        return exact_divergence(KL(), policy, reference)
+    pairs = [(mp.mpf(float(x)), mp.mpf(float(y))) for x, y in zip(policy, reference, strict=True)]
+    excess = mp.fsum((x**a * y ** (1 - a) if x else 0) - (1 - a) * y - a * x for x, y in pairs)
+    return mp.log1p(excess) / (a - 1)
+
+
+ORDERS = [1e-3, 0.2, 0.5, 0.9, 1 - 1e-6, 1 - 1e-9, 1, 1 + 1e-9, 1 + 1e-6, 1.1, 2, 3, 40, 1e4, 1e12]
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_renyi_keeps_its_digits(order):
+    rng = np.random.default_rng(13)
+    with mp.workdps(120):
+        for distance in (1e-12, 1e-8, 1e-4, 0.1, 0.9):
+            p = rng.dirichlet(np.ones(5))
+            pi = p * (1 + distance * rng.uniform(-1, 1, 5))
+            pi = pi / pi.sum()
+            assert relative_error(renyi(pi, p, order), exact_renyi(pi, p, order)) <= 40 * EPS
+        for _ in range(30):
+            pi, p = random_pair(rng)
+            if len(p) == 1 or p.min() < 1e-100:
+                continue
+            assert relative_error(renyi(pi, p, order), exact_renyi(pi, p, order)) <= 1e-12
+
+
+def test_renyi_of_rows_that_sum_to_one_only_within_tolerance():
+    pi, p = [0.5, 0.5 + 5e-10], [0.5, 0.5]
+    for order in ORDERS[1:-1]:
+        with mp.workdps(80):
+            assert relative_error(renyi(pi, p, order), exact_renyi(pi, p, order)) <= 1e-12
+    assert renyi(pi, p, 1 + 1e-9) == pytest.approx(2.5e-19, rel=1e-6)
+
+
+def test_renyi_is_continuous_at_one_and_at_one_half():
+    rng = np.random.default_rng(14)
+    pi, p = rng.dirichlet(np.ones(5), (2, 40))
+    for middle in (0.5, 1.0):
+        for step in (1e-15, 1e-12, 1e-9):
+            for order in (middle - step, middle + step):
+                np.testing.assert_allclose(
+                    renyi(pi, p, order), renyi(pi, p, middle), rtol=40 * step + 1e-14
+                )
+    np.testing.assert_array_equal(renyi(pi, pi, 1 + 1e-9), np.zeros(40))
+    np.testing.assert_array_equal(renyi(pi, pi, 0.3), np.zeros(40))
+
+
+def test_renyi_beyond_the_floats():
+    pi, p = np.array([0.5, 0.5]), np.array([1e-300, 1.0])
+    largest = math.log(0.5e300)
+    for order in (3.0, 40.0, 1e6):
+        expected = (order * largest - 300 * math.log(10)) / (order - 1)
+        assert renyi(pi, p, order) == pytest.approx(expected, rel=1e-14)
+    assert renyi(pi, p, 1e300) == pytest.approx(largest, rel=1e-15)
+    assert renyi(pi, p, math.inf) == pytest.approx(largest, rel=1e-15)
+    # Disjoint supports are infinitely far apart at every order, and half of one is not below 1.
+    for order in (1e-3, 0.5, 1 - 1e-9, 1, 1 + 1e-9, 2, 1e300, math.inf):
+        assert renyi([1.0, 0.0], [0.0, 1.0], order) == np.inf
+        assert (renyi([0.5, 0.5], [1.0, 0.0], order) == np.inf) == (order >= 1)
+
+
+def test_renyi_swaps_its_arguments_with_the_order():
+    """`(1 - a) D_a(pi || p) = a D_(1-a)(p || pi)` for a in (0, 1)."""
+    rng = np.random.default_rng(15)
+    pi, p = rng.dirichlet(np.ones(4), (2, 30))
+    for a in (0.01, 0.3, 0.45):
+        np.testing.assert_allclose((1 - a) * renyi(pi, p, a), a * renyi(p, pi, 1 - a), rtol=1e-13)
+
+
+def test_renyi_refuses_other_shapes():
+    with pytest.raises(ValueError, match=r"last axes differ: policy \(1,\), reference \(2,\)"):
+        renyi([1.0], [0.5, 0.5], 2)
+    assert renyi([[1.0, 0.0]] * 3, [0.5, 0.5], 2).shape == (3,)
 
 
 def test_renyi_landmarks_and_monotonicity():
@@ -513,10 +602,19 @@ def test_renyi_landmarks_and_monotonicity():
     assert renyi([0.5, 0.5], [1.0, 0.0], 0.5) == pytest.approx(math.log(2), rel=1e-14)
 
 
-@pytest.mark.parametrize("order", [0, -1, math.nan])
+@pytest.mark.parametrize(
+    "order",
+    [0, -1, math.nan, -math.inf, True, np.True_, "2", None, 2j, [2.0], np.array([2.0]),
+     np.array(2.0), 10**400],
+)  # fmt: skip
 def test_renyi_refuses_other_orders(order):
-    with pytest.raises(ValueError, match=r"order is .*; it must be in \(0, inf\]"):
+    with pytest.raises(ValueError, match=r"order is .*; it must be a real number in \(0, inf\]"):
         renyi([0.5, 0.5], [0.5, 0.5], order)
+
+
+@pytest.mark.parametrize("order", [2, 2.0, np.float32(2), np.int64(2)])
+def test_renyi_takes_any_real_order(order):
+    assert renyi([1.0, 0.0], [0.2, 0.8], order) == pytest.approx(math.log(5), rel=1e-14)
 
 
 # ---- input ---------------------------------------------------------------------------------------
@@ -537,8 +635,13 @@ def every_divergence_call(policy, reference, prompt_dist=None):
         ([0.5, 0.5], [0.5, math.inf], None, r"reference\[1\] is inf; entries must be finite"),
         (["a", "b"], [0.5, 0.5], None, "policy is not an array of real numbers"),
         ([], [], None, r"policy has shape \(0,\)"),
-        ([1.0], [[0.5, 0.5, 0.0]] * 2, [0.5, 0.6], r"prompt_dist sums to 1\.1"),
-        ([0.5, 0.5], [[0.5, 0.3, 0.2]], None, r"shapes do not broadcast: policy \(2,\), ref"),
+        ([1.0, 0.0], [[0.5, 0.5]] * 2, [0.5, 0.6], r"prompt_dist sums to 1\.1"),
+        ([0.5, 0.5], [[0.5, 0.3, 0.2]], None, r"last axes differ: policy \(2,\), reference \(1, 3"),
+        ([1.0], [0.5, 0.5], None, r"last axes differ: policy \(1,\), reference \(2,\); they must"),
+        ([[0.2, 0.8]], [[1.0]], [1.0], r"last axes differ: policy \(1, 2\), reference \(1, 1\)"),
+        ([[0.5, 0.5]] * 3, [[0.5, 0.5]] * 2, None, r"shapes do not broadcast: policy \(3, 2\), re"),
+        ([True, False], [0.5, 0.5], None, "policy is .*; it must hold real numbers, not booleans"),
+        ([0.5, 0.5], [0.5, 0.5], [0.5, 0.5], r"prompt_dist has shape \(2,\); it must be \(1,\)"),
         ([[0.5, 0.5]] * 2, [0.5, 0.5], None, "prompt_dist is missing; with 2 prompts"),
         ([[0.5, 0.5]] * 2, [0.5, 0.5], [1.0], r"prompt_dist has shape \(1,\); it must be \(2,\)"),
     ],

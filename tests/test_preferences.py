@@ -1,13 +1,18 @@
+import copy
 import dataclasses
+import json
 import math
+import pickle
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from scipy import stats
 
 from rlhfsim.bandit import ContextualBandit
-from rlhfsim.preferences import PreferenceData, sample_preferences
+from rlhfsim.preferences import PreferenceData, _inverse_cdf, sample_preferences
 
 RHO = np.array([0.2, 0.5, 0.3])
 REFERENCE = np.array([[0.5, 0.3, 0.2, 0.0], [0.1, 0.2, 0.3, 0.4], [0.0, 0.0, 1.0, 0.0]])
@@ -33,7 +38,7 @@ def exact_cells():
 
 
 def counts_of(data):
-    counts = np.zeros((*data.size, data.size[1]), dtype=int)
+    counts = np.zeros((*data.shape, data.n_responses), dtype=int)
     np.add.at(counts, (data.prompt, data.chosen, data.rejected), 1)
     return counts
 
@@ -81,6 +86,15 @@ def test_masses_of_zero_are_never_drawn():
     assert set(data.chosen) | set(data.rejected) == {1, 3, 4}
 
 
+@pytest.mark.parametrize("excess", [-9e-10, 9e-10])
+def test_draws_are_from_the_weights_divided_by_their_sum(excess):
+    # Between 1/2 and the first weight's share lie about 4e-10; a raw sum decides there otherwise.
+    weights = np.array([0.5, 0.5 + excess])
+    share = 0.5 / (1 + excess)
+    uniforms = np.array([0.0, share - 1e-12, share + 1e-12, 1 - 2**-53])
+    assert _inverse_cdf(weights, uniforms).tolist() == [0, 0, 1, 1]
+
+
 def test_seeds_determine_the_data(bandit):
     one, two, other = (
         sample_preferences(bandit, 500, np.random.default_rng(seed)) for seed in (7, 7, 8)
@@ -94,10 +108,15 @@ def test_seeds_determine_the_data(bandit):
     assert not np.array_equal(first.prompt, second.prompt)
 
 
+def test_bad_bandit():
+    with pytest.raises(ValueError, match="bandit is a ndarray; it must be a ContextualBandit"):
+        sample_preferences(REFERENCE, 5, np.random.default_rng(0))
+
+
 def test_sample_shape(bandit):
     data = sample_preferences(bandit, 1, np.random.default_rng(0))
     assert len(data) == 1
-    assert data.shape == data.size == (3, 4)
+    assert data.shape == (data.n_prompts, data.n_responses) == (3, 4)
     assert data.prompt.dtype == data.chosen.dtype == data.rejected.dtype == np.int64
 
 
@@ -139,6 +158,26 @@ def test_frozen_copies():
     assert data.prompt.tolist() == [0, 1, 1]
 
 
+@pytest.mark.parametrize(
+    "copied", [copy.deepcopy, copy.copy, lambda data: pickle.loads(pickle.dumps(data))]
+)
+def test_copies_are_frozen_too(copied):
+    data = PreferenceData([0, 1], [2, 0], [1, 0], (3, 4))
+    again = copied(data)
+    assert_same(data, again)
+    for name in ("prompt", "chosen", "rejected"):
+        assert not getattr(again, name).flags.writeable
+
+
+@pytest.mark.parametrize("shape", [(7, 9), [7, 9], np.array([7, 9]), (np.int32(7), np.int64(9))])
+def test_shape_is_a_tuple_of_ints(shape):
+    data = PreferenceData([0], [1], [2], shape)
+    assert data.shape == (data.n_prompts, data.n_responses) == (7, 9)
+    assert type(data.shape) is tuple
+    assert {type(x) for x in data.shape} == {int}
+    assert not hasattr(data, "size")
+
+
 @pytest.mark.parametrize("dtype", [np.int8, np.uint16, np.int32])
 def test_integer_dtypes(dtype):
     column = np.array([0, 1], dtype=dtype)
@@ -174,6 +213,37 @@ def test_foreign_tables(tmp_path):
         PreferenceData.from_dataframe(frame.assign(chosen=[0.5, 1.0]))
 
 
+@pytest.mark.parametrize(
+    ("junk", "rule"),
+    [
+        ("junk", r"is 'junk'; it must be a pair \(X, Y\)"),
+        ([1, 2, 3], r"is \[1, 2, 3\]; it must be a pair"),
+        ({"X": 1, "Y": 4}, "it must be a pair"),
+        (None, "is None; it must be a pair"),
+        ([2, "4"], r"\[1\] is '4'; it must be an integer"),
+    ],
+)
+def test_junk_shapes_of_tables_are_named(junk, rule, tmp_path):
+    frame = PreferenceData([0, 1], [0, 1], [3, 0]).to_dataframe()
+    frame.attrs["shape"] = junk
+    with pytest.raises(ValueError, match=r'frame\.attrs\["shape"\].*' + rule):
+        PreferenceData.from_dataframe(frame)
+    assert PreferenceData.from_dataframe(frame, shape=(2, 4)).shape == (2, 4)
+    table = pa.table({name: [0, 1] for name in ("prompt", "chosen", "rejected")})
+    noted = table.replace_schema_metadata({b"rlhfsim.shape": json.dumps(junk)})
+    pq.write_table(noted, tmp_path / "data.parquet")
+    with pytest.raises(ValueError, match=r"shape noted in .*data\.parquet.*" + rule):
+        PreferenceData.from_parquet(tmp_path / "data.parquet")
+    pq.write_table(table.replace_schema_metadata({b"rlhfsim.shape": b"{"}), tmp_path / "bad")
+    with pytest.raises(ValueError, match=r"shape noted in .*bad is b'{'; it must be a pair"):
+        PreferenceData.from_parquet(tmp_path / "bad")
+
+
+def test_other_tables_are_refused():
+    with pytest.raises(ValueError, match="frame is a dict; it must be a pandas DataFrame"):
+        PreferenceData.from_dataframe({"prompt": [0], "chosen": [0], "rejected": [0]})
+
+
 def test_corrupt_parquet_names_the_file(tmp_path):
     data = PreferenceData([0], [1], [0])
     path = tmp_path / "data.parquet"
@@ -200,6 +270,10 @@ def test_corrupt_parquet_names_the_file(tmp_path):
         (([0], [3], [0], (1, 3)), r"chosen\[0\] is 3; indices must be below 3"),
         (([0], [0], [3], (1, 3)), r"rejected\[0\] is 3; indices must be below 3"),
         (([0], [0], [0], (0, 3)), r"shape\[0\] is 0; it must be at least 1"),
+        (([0], [0], [0], (1, 2, 3)), r"shape is \(1, 2, 3\); it must be a pair \(X, Y\)"),
+        (([0], [0], [0], 5), r"shape is 5; it must be a pair \(X, Y\)"),
+        (([0], [0], [0], np.array(5)), r"shape is array\(5\); it must be a pair"),
+        (([0], [0], [0], "23"), r"shape is '23'; it must be a pair"),
         (([0], [0], [0], (1, 2.5)), r"shape\[1\] is 2\.5; it must be an integer"),
     ],
 )

@@ -1,5 +1,6 @@
 """Reward fits against independent routes, closed forms and conventions."""
 
+import copy
 import itertools
 import pickle
 
@@ -17,6 +18,7 @@ from rlhfsim.rewards import (
     MLEDoesNotExistError,
     RewardFitError,
     Tabular,
+    count_pairs,
     fit_reward,
     mle_exists,
     newton,
@@ -259,7 +261,7 @@ def test_rows_in_another_order_give_the_same_fit():
     data = from_wins(random_wins(rng, 5, 4.0), random_wins(rng, 5, 9.0))
     order = rng.permutation(len(data))
     columns = (data.prompt, data.chosen, data.rejected)
-    shuffled = PreferenceData(*(c[order] for c in columns), data.size)
+    shuffled = PreferenceData(*(c[order] for c in columns), data.shape)
     for model in (Tabular(), Tabular(r_max=0.7), Tabular(ridge=0.3)):
         one, other = fit_reward(data, model), fit_reward(shuffled, model)
         np.testing.assert_array_equal(one.reward, other.reward)
@@ -451,6 +453,30 @@ def test_ridge_fit_of_separable_data_solves_its_equation(ridge):
     np.testing.assert_allclose(fit.reward, [[half, -half]], rtol=1e-10)
 
 
+@pytest.mark.parametrize("ridge", [1e-14, 1e-17, 1e-60])
+@pytest.mark.parametrize("won", [1, 1000])
+def test_ridge_far_below_rounding_still_decides(won, ridge):
+    fit = fit_reward(from_wins([[0, won], [0, 0]]), Tabular(ridge=ridge))
+    half = brentq(
+        lambda h: np.log(won) - np.logaddexp(0, 2 * h) - np.log(ridge) - np.log(h),
+        1e-3,
+        400,
+        xtol=1e-14,
+    )
+    np.testing.assert_allclose(fit.reward, [[half, -half]], rtol=1e-13)
+
+
+@pytest.mark.parametrize("ridge", [1e-17, 1e-50])
+@pytest.mark.parametrize("seed", range(5))
+def test_faint_ridge_fits_are_exact_on_sparse_data(seed, ridge):
+    rng = np.random.default_rng([seed, 4])
+    wins = random_wins(rng, 5, 0.4) * rng.integers(1, 2000)
+    wins[0, 1:] += 1
+    r = fit_reward(from_wins(wins), Tabular(ridge=ridge)).reward[0]
+    assert_exact(wins, r, ridge=ridge)
+    assert abs(r.mean()) < 1e-13
+
+
 def test_ridge_fit_is_stationary():
     rng = np.random.default_rng(3)
     wins = random_wins(rng, 7, 1.0)
@@ -570,6 +596,7 @@ DATA = PreferenceData([0, 0], [0, 1], [1, 0], (1, 2))
         (lambda: Tabular(r_max=701.0), "r_max is 701.0; it must be at most 700"),
         (lambda: Tabular(ridge=0.0), "ridge is 0.0; it must be positive"),
         (lambda: Tabular(ridge=np.nan), "ridge is nan"),
+        (lambda: Tabular(ridge=1e-61), "ridge is 1e-61; it must be at least 1e-60"),
         (lambda: fit_reward(DATA, "tabular"), "model is 'tabular'; it must be a reward model"),
         (lambda: fit_reward(DATA, Tabular), "it must be a reward model"),
         (lambda: fit_reward([[0, 1]]), "data is a list; it must be a PreferenceData"),
@@ -585,13 +612,45 @@ def test_bad_arguments_are_named(build, words):
         build()
 
 
+def through_pickle(value):
+    return pickle.loads(pickle.dumps(value))
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, through_pickle])
+def test_copies_are_frozen_too(copied):
+    model = FiniteClass([[[1.0, 0.0]], [[0.0, 1.0]]])
+    assert not copied(model).rewards.flags.writeable
+    np.testing.assert_array_equal(copied(model).rewards, model.rewards)
+    for fit in (fit_reward(DATA, model), fit_reward(DATA)):
+        again = copied(fit)
+        for name in ("reward", "log_likelihood", "gradient_norm", "compared", "index", "tied"):
+            np.testing.assert_array_equal(getattr(again, name), getattr(fit, name))
+        arrays = [a for a in (again.reward, again.compared, again.tied) if a is not None]
+        assert not any(a.flags.writeable for a in arrays)
+
+
+def test_counts_of_shapes_beyond_one_integer_key():
+    columns = [3, 3, 0, 4, 3, 2], [7, 7, 2**39, 1, 1, 1], [1, 1, 5, 2**40 - 1, 7, 1]
+    counts = count_pairs(PreferenceData(*columns, shape=(5, 2**40)))
+    rows = zip(counts.prompt, counts.winner, counts.loser, counts.count, strict=True)
+    assert [tuple(map(int, row)) for row in rows] == [
+        (0, 2**39, 5, 1),
+        (3, 1, 7, 1),
+        (3, 7, 1, 2),
+        (4, 1, 2**40 - 1, 1),
+    ]
+    assert counts.equal_pairs == 1
+    assert counts.shape == (5, 2**40)
+    assert count_pairs(PreferenceData([0], [1], [1], (5, 2**40))).count.size == 0
+
+
 def test_nothing_of_the_caller_is_changed_or_shared():
     rewards = np.array([[[1.0, 0.0]], [[0.0, 1.0]]])
     model = FiniteClass(rewards)
     before = [c.copy() for c in (DATA.prompt, DATA.chosen, DATA.rejected)]
     fits = [fit_reward(DATA, m) for m in (model, Tabular(), Tabular(r_max=1.0), Tabular(ridge=1.0))]
-    for column, copy in zip((DATA.prompt, DATA.chosen, DATA.rejected), before, strict=True):
-        np.testing.assert_array_equal(column, copy)
+    for column, kept in zip((DATA.prompt, DATA.chosen, DATA.rejected), before, strict=True):
+        np.testing.assert_array_equal(column, kept)
     rewards[0, 0, 0] = 9.0
     assert model.rewards[0, 0, 0] == 1.0
     for fit in fits:
@@ -606,3 +665,31 @@ def test_fit_without_certificate_is_refused(monkeypatch):
     assert caught.value.fit.gradient_norm == pytest.approx(1.0)
     again = pickle.loads(pickle.dumps(caught.value))
     np.testing.assert_array_equal(again.fit.reward, caught.value.fit.reward)
+
+
+@pytest.mark.parametrize(
+    ("shift", "step", "fails"),
+    [(0.0, 0.0, ""), (1e-11, 9e-7, ""), (1e-8, 0.0, "violated by"), (0.0, 2e-6, "step 2e-06")],
+)
+def test_each_half_of_the_certificate_refuses_on_its_own(shift, step, fails, monkeypatch):
+    right = newton.minimize
+
+    def wrong(*arguments):
+        values, _ = right(*arguments)
+        return values + np.array([shift, -shift]), step
+
+    monkeypatch.setattr(newton, "minimize", wrong)
+    data = from_wins([[0, 3], [1, 0]])
+    if not fails:
+        assert fit_reward(data).gradient_norm < 4e-10
+        return
+    with pytest.raises(RewardFitError, match=f"no certified maximum at prompt 0: .*{fails}"):
+        fit_reward(data)
+
+
+def test_bounds_far_beyond_a_step_do_not_warn():
+    wins = [[0, 0, 1, 1], [0, 0, 0, 3], [2, 1, 0, 1], [0, 1, 0, 0]]
+    data = from_wins(np.array(wins) * 10**4)
+    for r_max in (600.0, 690.0, 700.0):
+        r = fit_reward(data, Tabular(r_max=r_max)).reward[0]
+        assert (r.min(), r.max()) == (0.0, r_max)

@@ -3,6 +3,7 @@ import itertools
 import math
 import pickle
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import mpmath as mp
 import numpy as np
@@ -212,6 +213,37 @@ def test_high_precision_leaves_the_precision_alone_and_solves_its_equations(dive
                 assert abs(slack) < mp.mpf(10) ** -54
             else:
                 assert slack >= 0
+
+
+def test_high_precision_is_independent_of_other_threads():
+    problem = [1.3, -0.2, 0.9], [0.25, 0.5, 0.25]
+    mixed = ChiSquared() + KL()
+    expected = {
+        digits: solve_high_precision(*problem, mixed, 0.75, digits=digits) for digits in (20, 200)
+    }
+    before = mp.mp.prec
+    with ThreadPoolExecutor(8) as pool:
+        results = pool.map(
+            lambda digits: (digits, solve_high_precision(*problem, mixed, 0.75, digits=digits)),
+            [20, 200] * 20,
+        )
+    assert mp.mp.prec == before
+    for digits, result in results:
+        assert result.policy == expected[digits].policy
+        assert (result.multiplier, result.value) == (
+            expected[digits].multiplier,
+            expected[digits].value,
+        )
+
+
+def test_high_precision_numbers_are_those_of_the_global_context():
+    truth = solve_high_precision([1.0, 0.0, 5.0], [0.5, 0.5, 0.0], KL(), 1.0, digits=40)
+    for x in (*truth.policy, truth.multiplier, truth.value):
+        assert type(x) is mp.mpf
+        assert pickle.loads(pickle.dumps(x)) == x
+    with mp.workdps(40):
+        assert abs(truth.policy[0] + truth.policy[1] - 1) < mp.mpf(10) ** -38
+        assert abs(mp.log(truth.policy[0]) - (1 - truth.value) - mp.log(0.5)) < mp.mpf(10) ** -38
 
 
 # ---- shapes --------------------------------------------------------------------------------------
@@ -568,3 +600,17 @@ def test_high_precision_names_the_extra_without_mpmath(monkeypatch):
     monkeypatch.setitem(sys.modules, "mpmath", None)
     with pytest.raises(ImportError, match=r"rlhfsim\[certify\]"):
         solve_high_precision([1.0], [1.0], KL(), 1.0)
+
+
+@pytest.mark.parametrize(
+    ("rewards", "rare"), [([0, 1200], 1e-300), ([0, 733], 1e-160), ([0, 900], 1e-200)]
+)
+@pytest.mark.parametrize("divergence", [KL(), 3 * KL()], ids=repr)
+def test_kl_between_a_rare_best_response_and_a_common_one(divergence, rewards, rare):
+    """The score nearest 0 is then not that of the response with most mass."""
+    weight = divergence.terms()[0][0]
+    solution = solve(rewards, [1.0, rare], divergence, 1.0 / weight)
+    exact = solve_high_precision(rewards, [1.0, rare], divergence, 1.0 / weight)
+    for got, want in zip(solution.policy, exact.policy, strict=True):
+        if want > 1e-12:
+            assert abs(got - want) <= 1e-13 * want + 4e-16 * max(rewards) * want

@@ -9,6 +9,7 @@ The direction is always (policy, reference); the unit is the nat.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -24,6 +25,9 @@ class Divergence(ABC):
     than `f` itself is primitive because `p f(pi/p)` can be computed without cancellation near
     `pi = p` and without overflow where `pi/p` is large, and `f` follows from it at `p = 1`.
     """
+
+    # Without it, `array * divergence` would be an array of objects, one divergence per entry.
+    __array_ufunc__: ClassVar[None] = None
 
     @property
     @abstractmethod
@@ -79,7 +83,8 @@ class Divergence(ABC):
 
         Parameters
         ----------
-        policy, reference : (..., Y) arrays of distributions, broadcast against each other
+        policy, reference : (..., Y) arrays of distributions
+            The axes before the last are broadcast against each other.
 
         Returns
         -------
@@ -88,7 +93,7 @@ class Divergence(ABC):
         """
         pi = checks.as_distributions("policy", policy)
         p = checks.as_distributions("reference", reference)
-        checks.broadcast(policy=pi, reference=p)
+        checks.same_responses(policy=pi, reference=p)
         outside = np.where(p > 0, 0.0, pi).sum(axis=-1)
         inside = np.where(p > 0, self.perspective(pi, np.where(p > 0, p, 1.0)), 0.0).sum(axis=-1)
         extra = np.where(outside > 0, self.recession * np.where(outside > 0, outside, 1), 0)
@@ -127,6 +132,8 @@ class Divergence(ABC):
     def __mul__(self, weight: float) -> Divergence:
         from rlhfsim.divergences.combination import combine
 
+        if isinstance(weight, np.ndarray) and weight.ndim > 0:
+            return NotImplemented
         weight = checks.positive_number("weight", weight)
         return combine(*((weight * w, base) for w, base in self.terms()))
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from rlhfsim import checks
 from rlhfsim.checks import FloatArray
+from rlhfsim.frozen import Frozen
 from rlhfsim.preferences import PreferenceData
 from rlhfsim.rewards.counts import PairCounts, count_pairs, log_likelihood, optional_generator
 from rlhfsim.rewards.result import RewardFit
@@ -17,7 +18,7 @@ _CHUNK = 1 << 22
 
 
 @dataclass(frozen=True, eq=False)
-class FiniteClass:
+class FiniteClass(Frozen):
     """The rewards `r_1, ..., r_K`; the fit is the one under which the data are likeliest.
 
     Likelihoods that differ by no more than rounding count as tied: equal outcomes that happened

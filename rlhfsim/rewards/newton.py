@@ -21,6 +21,11 @@ flows of order `exp(-r_max)`, which vanish in the rounding of the flows inside a
 free component therefore has one coordinate for its common shift, whose derivative sums the flows
 between components alone; the inner flows cancel in it exactly.
 
+*Common shift.*  The likelihood ignores a common shift of all rewards, and a ridge makes their mean
+0.  A faint ridge would vanish beside the weights of the Laplacian, so the shift is no coordinate:
+the step is found for `q = r - r_k`, one entry k held, in which the ridge is
+`(ridge/2) sum_i (q_i - mean q)^2`.
+
 Source: Hunter 2004 (Ann. Statist. 32, 1), section 3, for the likelihood; arXiv 1703.04599
 (damped step, nu = 2) for the step; Bertsekas 1982 (SIAM J. Control Optim. 20, 2) for the bounds.
 """
@@ -53,6 +58,7 @@ def minimize(
         Linked by comparisons (weakly connected).
     start, lower, upper : (K,) arrays
         An entry with `lower == upper` is held fixed.  F must have one minimiser in the box.
+        With a ridge, `start` has mean 0 and the bounds are infinite.
     ridge : float
         Not negative.
 
@@ -64,6 +70,9 @@ def minimize(
     problem = _Problem(wins, lower, upper, ridge)
     r = np.clip(start, lower, upper)
     width = float(np.max(np.where(np.isfinite(upper - lower), upper - lower, 0.0)))
+    if ridge > 0:
+        # Responses that only ever win are drawn this far apart, in order of magnitude.
+        width += max(0.0, float(np.log(wins.sum()) - np.log(ridge)))
     length = np.inf
     for _ in range(BASE_STEPS + 4 * len(r) + int(4 * width)):
         try:
@@ -119,8 +128,9 @@ class _Problem:
         ground = self._ground(low | high)
         multiplier = self._multipliers(gradient, shift, ground, noise)
         held = (low & high) | (low & (multiplier >= 0)) | (high & (multiplier <= 0))
-        if self.ridge == 0 and not held.any():
-            # F ignores a common shift of all entries; without a held one the system is singular.
+        if not held.any():
+            # F ignores a common shift of all entries, or its minimum over one is at mean 0;
+            # without a held entry the system is singular, at least to rounding.
             held[0] = True
         weights = (self.won + self.lost) * above * below
         while True:
@@ -145,7 +155,9 @@ class _Problem:
         wall = np.where(direction > 0, self.upper, self.lower)
         moving = direction != 0
         room = np.full(self.size, np.inf)
-        room[moving] = (wall - r)[moving] / direction[moving]
+        # A bound that is too many steps away for a float is rightly at an infinite distance.
+        with np.errstate(over="ignore"):
+            room[moving] = (wall - r)[moving] / direction[moving]
         step = min(step, room.min())
         ahead = np.clip(r + step * direction, self.lower, self.upper)
         return np.where(room <= step, wall, ahead)
@@ -209,10 +221,11 @@ class _Problem:
         inner[moved, :] = 0.0
         inner[:, moved] = 0.0
         outer = self._laplacian(np.where(self.between, weights, 0.0))
-        outer[np.diag_indices_from(outer)] += self.ridge
+        outer += self.ridge * (np.eye(self.size) - 1.0 / self.size)
         hessian = (basis.T @ outer @ basis + inner)[np.ix_(free, free)]
         # Weights range over exp(-r_max) ... 1; unit diagonal makes the factorisation blind to it.
         unit = 1.0 / np.sqrt(hessian.diagonal())
         factor = cho_factor(unit[:, None] * hessian * unit, lower=True, check_finite=False)
         solution = unit * cho_solve(factor, -unit * slope[free], check_finite=False)
-        return np.asarray(basis[:, free] @ solution)
+        step = np.asarray(basis[:, free] @ solution)
+        return step - step.mean() if self.ridge else step

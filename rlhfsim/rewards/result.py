@@ -7,11 +7,12 @@ from typing import Any
 
 from rlhfsim import checks
 from rlhfsim.checks import FloatArray, IntArray
+from rlhfsim.frozen import Frozen
 from rlhfsim.rewards.counts import BoolArray
 
 
 @dataclass(frozen=True, eq=False)
-class RewardFit:
+class RewardFit(Frozen):
     """A reward learned from preferences, with its certificate; arrays are read-only."""
 
     #: (X, Y) learned reward `r_hat`.

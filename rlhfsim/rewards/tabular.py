@@ -17,6 +17,10 @@ from rlhfsim.rewards.result import RewardFit, RewardFitError
 #: Largest bound whose pull, of order `exp(-r_max)`, a float64 can hold.
 LARGEST_R_MAX = 700.0
 
+#: Smallest ridge.  The weights of pairs fall to its size, and from about 1e-120 on the iteration
+#: can meet weights that a float64 factorisation does not resolve beside the others.
+SMALLEST_RIDGE = 1e-60
+
 _KKT_PER_COMPARISON = 1e-10
 _STEP_TOLERANCE = 1e-6
 
@@ -40,7 +44,7 @@ class Tabular:
     r_max : float, optional
         In reward units; positive and at most 700.
     ridge : float, optional
-        In comparisons per squared reward unit; positive.
+        In comparisons per squared reward unit; at least 1e-60.
 
     Raises
     ------
@@ -68,6 +72,8 @@ class Tabular:
                 f"r_max is {self.r_max!r}; it must be at most {LARGEST_R_MAX:g}, "
                 "above which exp(-r_max) underflows"
             )
+        if self.ridge is not None and self.ridge < SMALLEST_RIDGE:
+            raise ValueError(f"ridge is {self.ridge!r}; it must be at least {SMALLEST_RIDGE:g}")
 
     def fit(self, data: PreferenceData, rng: np.random.Generator | None = None) -> RewardFit:
         """Return the maximum likelihood table; see `fit_reward`.  `rng` is not used."""
@@ -113,7 +119,8 @@ class Tabular:
         size = len(wins)
         lower, upper = (np.full(size, end) for end in self._box())
         if self.ridge is not None:
-            return newton.minimize(wins, np.zeros(size), lower, upper, self.ridge)
+            values, length = newton.minimize(wins, np.zeros(size), lower, upper, self.ridge)
+            return values - values.mean(), length
         start = np.zeros(size)
         if strongly_connected(wins):
             free, length = _fit_free(wins)

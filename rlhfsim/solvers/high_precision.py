@@ -17,6 +17,7 @@ Source: stationarity `beta f'(w) = r - lambda` where `w > 0` (arXiv 2407.13399, 
 from __future__ import annotations
 
 import math
+import threading
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
@@ -25,10 +26,15 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from rlhfsim import checks
+from rlhfsim.checks import FloatArray
 from rlhfsim.divergences import KL, ChiSquared, Divergence
 
-# mpmath carries no types: an mpf is Any.
+# mpmath carries no types: an mpf and the context it is computed in are Any.
 Mpf = Any
+Context = Any
+
+# mpmath's cache of constants such as log 2 is shared by all contexts and not safe against threads.
+_CONSTANTS = threading.Lock()
 
 # Decimal digits carried beyond the ones asked for, the size of the problem set aside.
 _GUARD_DIGITS = 20
@@ -84,41 +90,67 @@ def solve_high_precision(
 
     Source: the module's formulas, from `beta f'(w) = r - lambda` (arXiv 2407.13399, section 3).
     """
-    mp = _mpmath()
+    mpmath = _mpmath()
+    r, p = _one_prompt(reward, reference)
+    b = checks.positive_number("beta", beta)
+    digits = checks.whole_number("digits", digits, least=15)
+    chi_squared, kl = _weights(divergence)
+
+    support = np.nonzero(p > 0)[0]
+    extra = _cancelled_digits(r[support], p[support], b, divergence)
+    with _CONSTANTS:
+        # The precision of mpmath.mp belongs to the caller, and to its other threads.
+        mp = mpmath.MPContext()
+        mp.dps = digits + _GUARD_DIGITS + 2 * extra
+        scales = mp.mpf(b) * chi_squared, mp.mpf(b) * kl
+        numbers = _optimum(mp, r[support], p[support], *scales, digits + extra)
+        mp.dps = digits
+        multiplier, value, *masses = (_of_the_global_context(mpmath, +x) for x in numbers)
+    policy = [mpmath.mp.zero] * p.size
+    for i, x in zip(support, masses, strict=True):
+        policy[i] = x
+    return HighPrecisionSolution(policy, multiplier, value)
+
+
+def _one_prompt(reward: ArrayLike, reference: ArrayLike) -> tuple[FloatArray, FloatArray]:
+    """Return the (Y,) reward and reference."""
     r = checks.as_real("reward", reward)
     p = checks.as_distributions("reference", reference)
     if r.ndim != 1 or r.shape != p.shape:
         raise ValueError(
             f"reward has shape {r.shape} and reference {p.shape}; both must have shape (Y,)"
         )
-    b = checks.positive_number("beta", beta)
-    digits = checks.whole_number("digits", digits, least=15)
-    chi_squared, kl = _weights(divergence)
+    return r, p
 
-    support = [int(i) for i in np.nonzero(p > 0)[0]]
-    extra = _cancelled_digits(r[support], p[support], b, divergence)
-    with mp.workdps(digits + _GUARD_DIGITS + 2 * extra):
-        top = mp.mpf(float(r[support].max()))
-        d = [mp.mpf(float(r[i])) - top for i in support]
-        mass = [mp.mpf(float(p[i])) for i in support]
-        scale_a, scale_b = mp.mpf(b) * chi_squared, mp.mpf(b) * kl
-        if chi_squared == 0:
-            ratios, multiplier = _gibbs(mp, d, mass, scale_b)
-        elif kl == 0:
-            ratios, multiplier = _sorted_active_set(d, mass, scale_a)
-        else:
-            ratios, multiplier = _mixed(mp, d, mass, scale_a, scale_b, digits + extra)
-        gain = sum(q * w * x for q, w, x in zip(mass, ratios, d, strict=True))
-        cost = sum(
-            q * (scale_a * (w - 1) ** 2 / 2 + scale_b * ((w * mp.log(w) if w else 0) - w + 1))
-            for q, w in zip(mass, ratios, strict=True)
-        )
-        policy = [mp.mpf(0)] * p.size
-        for i, q, w in zip(support, mass, ratios, strict=True):
-            policy[i] = q * w
-        multiplier, value = top + multiplier, top + gain - cost
-    with mp.workdps(digits):
-        return HighPrecisionSolution([+x for x in policy], +multiplier, +value)
+
+def _of_the_global_context(mpmath: ModuleType, x: Mpf) -> Mpf:
+    """Return x, exactly, as a number that can be pickled and that mpmath's functions take."""
+    return mpmath.mp.make_mpf(x._mpf_)
+
+
+def _optimum(
+    mp: Context, r: FloatArray, p: FloatArray, scale_a: Mpf, scale_b: Mpf, digits: int
+) -> list[Mpf]:
+    """Return multiplier, value and policy over responses of positive mass.
+
+    The scales are beta times the weights of chi-squared and of KL.
+    """
+    top = mp.mpf(float(r.max()))
+    d = [mp.mpf(float(x)) - top for x in r]
+    mass = [mp.mpf(float(q)) for q in p]
+    if scale_a == 0:
+        ratios, multiplier = _gibbs(mp, d, mass, scale_b)
+    elif scale_b == 0:
+        ratios, multiplier = _sorted_active_set(d, mass, scale_a)
+    else:
+        ratios, multiplier = _mixed(mp, d, mass, scale_a, scale_b, digits)
+    gain = sum(q * w * x for q, w, x in zip(mass, ratios, d, strict=True))
+    cost = sum(
+        q * (scale_a * (w - 1) ** 2 / 2 + scale_b * ((w * mp.log(w) if w else 0) - w + 1))
+        for q, w in zip(mass, ratios, strict=True)
+    )
+    policy = [q * w for q, w in zip(mass, ratios, strict=True)]
+    return [top + multiplier, top + gain - cost, *policy]
 
 
 def _mpmath() -> ModuleType:
@@ -158,7 +190,7 @@ def _cancelled_digits(
     return math.ceil(max(decades, 0.0) - math.log10(float(p.min())))
 
 
-def _gibbs(mp: ModuleType, d: list[Mpf], mass: list[Mpf], scale: Mpf) -> tuple[list[Mpf], Mpf]:
+def _gibbs(mp: Context, d: list[Mpf], mass: list[Mpf], scale: Mpf) -> tuple[list[Mpf], Mpf]:
     """Log-sum-exp: `w = e^(d/scale) / Z`, `lambda = scale log Z`."""
     exponentials = [mp.exp(x / scale) for x in d]
     z = sum(q * e for q, e in zip(mass, exponentials, strict=True))
@@ -188,7 +220,7 @@ def _sorted_active_set(d: list[Mpf], mass: list[Mpf], scale: Mpf) -> tuple[list[
 
 
 def _mixed(
-    mp: ModuleType, d: list[Mpf], mass: list[Mpf], scale_a: Mpf, scale_b: Mpf, digits: int
+    mp: Context, d: list[Mpf], mass: list[Mpf], scale_a: Mpf, scale_b: Mpf, digits: int
 ) -> tuple[list[Mpf], Mpf]:
     """Solve `sum_y p w(lambda) = 1` by Newton's method inside a shrinking bracket."""
     gamma = scale_b / scale_a
@@ -223,7 +255,7 @@ def _mixed(
     return [gamma * x for x in xs], multiplier
 
 
-def _omega(mp: ModuleType, zeta: Mpf, guess: Mpf | None) -> Mpf:
+def _omega(mp: Context, zeta: Mpf, guess: Mpf | None) -> Mpf:
     """Return x with `x + log x = zeta` by Newton's method.
 
     `x + log x` is concave, so from a start below the root the iterates rise to it.
