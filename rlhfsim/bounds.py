@@ -111,7 +111,7 @@ def sharp_chi_squared_bound(
 
 def _quarter_square(moment: FloatArray, reference: FloatArray, beta: FloatArray) -> FloatArray:
     """Return `moment^2 / (4 beta reference)`, finite wherever that is."""
-    product = moment / reference / (4.0 * beta) * moment
+    product = moment / reference / beta * (0.25 * moment)
     root = moment / (2.0 * np.sqrt(beta)) / np.sqrt(reference)
     # The product is exact for simple numbers; the root does not overflow before its square does.
     return np.where(np.isfinite(product), product, root * root)
