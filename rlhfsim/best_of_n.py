@@ -57,7 +57,7 @@ def best_of_n_kl_formula(n: ArrayLike) -> FloatArray:
     Source: the formula of arXiv 2009.01325, appendix G.3; that it is a bound, 2401.01879.
     """
     count = checks.as_at_least("n", n, 1)
-    return np.asarray(np.log(count) - (count - 1.0) / count)
+    return np.asarray(np.log(count) - (count - 1.0) / count)[()]
 
 
 def best_of_n_chi_squared_bound(n: ArrayLike) -> FloatArray:
@@ -71,7 +71,7 @@ def best_of_n_chi_squared_bound(n: ArrayLike) -> FloatArray:
         At least 1; need not be an integer.
     """
     count = checks.as_at_least("n", n, 1)
-    return np.asarray((count - 1.0) ** 2 / (2.0 * (2.0 * count - 1.0)))
+    return np.asarray((count - 1.0) ** 2 / (2.0 * (2.0 * count - 1.0)))[()]
 
 
 def _masses(p: FloatArray, r: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:

@@ -106,7 +106,7 @@ def sharp_chi_squared_bound(
         bound = average_over_prompts(terms.sum(axis=-1), prompt_dist)
         if gamma > 0:
             bound = bound + b * (gamma * KL()(star, p, prompt_dist))
-    return np.asarray(bound)
+    return np.asarray(bound)[()]
 
 
 def _quarter_square(moment: FloatArray, reference: FloatArray, beta: FloatArray) -> FloatArray:
@@ -157,7 +157,7 @@ def chi_squared_bound(epsilon: ArrayLike, divergence: ArrayLike, beta: ArrayLike
     checks.broadcast(epsilon=error, divergence=star, beta=b)
     with np.errstate(over="ignore"):
         root = error / (2.0 * np.sqrt(b)) + np.sqrt(b) * np.sqrt(0.5 * star)
-        return np.asarray(root * root)
+        return np.asarray(root * root)[()]
 
 
 def theory_beta(epsilon: ArrayLike, divergence: ArrayLike) -> FloatArray:
@@ -180,7 +180,7 @@ def theory_beta(epsilon: ArrayLike, divergence: ArrayLike) -> FloatArray:
     error = checks.as_positive("epsilon", epsilon)
     star = checks.as_positive("divergence", divergence)
     checks.broadcast(epsilon=error, divergence=star)
-    return np.asarray(error / (math.sqrt(2.0) * np.sqrt(star)))
+    return np.asarray(error / (math.sqrt(2.0) * np.sqrt(star)))[()]
 
 
 def finite_class_error(n: int, class_size: int, delta: float, reward_gap: float) -> float:

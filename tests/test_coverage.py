@@ -104,3 +104,5 @@ def test_arrays_are_not_mutated():
     concentrability(*arrays)
     max_concentrability(*arrays)
     all_policy_concentrability(*arrays[1:])
+    for array, original in zip(arrays, (POLICY, REFERENCE, RHO), strict=True):
+        np.testing.assert_array_equal(array, original)

@@ -7,6 +7,7 @@ arXiv 1206.2459 (Renyi), and the change of measure of Cauchy-Schwarz.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 
 import numpy as np
@@ -183,7 +184,12 @@ def _factor(square: FloatArray, norm: FloatArray) -> FloatArray:
     return np.where(finite, np.sqrt(np.where(finite, square, 0.0)) * norm, np.inf)
 
 
-def _rows(function, policy: FloatArray, reference: FloatArray) -> FloatArray:  # type: ignore[no-untyped-def]
+def _rows(
+    function: Callable[[FloatArray, FloatArray], FloatArray],
+    policy: FloatArray,
+    reference: FloatArray,
+) -> FloatArray:
+    """One value per row, from a function that averages over prompts."""
     return np.asarray(function(policy[:, None, :], reference[:, None, :]))
 
 
