@@ -11,7 +11,7 @@ formulas are written out in mpmath, one prompt at a time.  For `D = a D_chi2 + b
   `gamma = b/a`, with x by Newton's method and lambda the root of the decreasing function
   `sum_y p w = 1`.
 
-Source: stationarity `beta f'(w) = r - lambda` where `w > 0` (arXiv 2407.13399, section 3).
+Source: stationarity `beta f'(w) = r - lambda` where `w > 0` (arXiv 2407.13399).
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ def solve_high_precision(
     ValueError
         For bad input, or a divergence that is not made of KL and chi-squared.
 
-    Source: the module's formulas, from `beta f'(w) = r - lambda` (arXiv 2407.13399, section 3).
+    Source: the module's formulas, from `beta f'(w) = r - lambda` (arXiv 2407.13399).
     """
     mpmath = _mpmath()
     r, p = _one_prompt(reward, reference)
