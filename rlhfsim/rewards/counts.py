@@ -118,7 +118,7 @@ def log_likelihood(counts: PairCounts, reward: FloatArray) -> float:
     counts : PairCounts
     reward : (X, Y) array
 
-    Source: Bradley and Terry 1952; arXiv 2407.13399, section 2.1.
+    Source: Bradley and Terry 1952; arXiv 2407.13399.
     """
     margin = reward[counts.prompt, counts.winner] - reward[counts.prompt, counts.loser]
     informative = -(counts.count * np.logaddexp(0.0, -margin)).sum()

@@ -35,7 +35,7 @@ class FiniteClass(Frozen):
     ValueError
         For an array that is empty, not three-dimensional, or has entries that are not finite.
 
-    Source: arXiv 2407.13399, section 2.1.
+    Source: arXiv 2407.13399.
     """
 
     rewards: FloatArray

@@ -57,7 +57,7 @@ def fit_reward(
     ValueError
         For arguments of the wrong kind, or a class whose shape is not that of the data.
 
-    Source: Bradley and Terry 1952; Ford 1957; Hunter 2004; arXiv 2407.13399, section 2.1.
+    Source: Bradley and Terry 1952; Ford 1957; Hunter 2004; arXiv 2407.13399.
     """
     if isinstance(model, type) or not isinstance(model, RewardModel):
         raise ValueError(

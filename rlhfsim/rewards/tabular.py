@@ -51,7 +51,7 @@ class Tabular:
     ValueError
         If both are given, or either is out of range.
 
-    Source: Bradley and Terry 1952; Ford 1957; Hunter 2004; arXiv 2407.13399, section 2.1.
+    Source: Bradley and Terry 1952; Ford 1957; Hunter 2004; arXiv 2407.13399.
     """
 
     r_max: float | None = None
