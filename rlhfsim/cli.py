@@ -150,5 +150,5 @@ def main(args: list[str] | None = None) -> None:
             print("rlhfsim: error:", " ".join(error.format_message().split()), file=sys.stderr)
         sys.exit(2)
     if code == _INTERRUPTED:
-        print("rlhfsim: interrupted; nothing was written", file=sys.stderr)
+        print("rlhfsim: interrupted", file=sys.stderr)
     sys.exit(code or 0)

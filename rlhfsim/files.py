@@ -7,6 +7,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
+from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
@@ -14,6 +15,9 @@ from typing import Any
 
 #: Name prefix of what is still being written; a reader never looks at it.
 TEMPORARY_PREFIX = ".rlhfsim-partial-"
+
+#: Name of the file that lists a run's files with their SHA-256.
+MANIFEST = "manifest.json"
 
 
 @contextmanager
@@ -52,8 +56,8 @@ def staged_folder(
 
     Until then `folder` keeps what it had: an interrupted or killed run changes nothing in it.
     Other files in `folder` are left alone, except those of a previous run in `superseded` (name to
-    SHA-256): what is not written again is removed, unless it was changed since.  What a killed run
-    left staged is removed first.
+    SHA-256): what is not written again is removed, unless it was changed since.  `MANIFEST`, which
+    vouches for the others, moves last.  What a killed run left staged is removed first.
 
     Raises
     ------
@@ -70,18 +74,23 @@ def staged_folder(
         staging = Path(tempfile.mkdtemp(prefix=TEMPORARY_PREFIX, dir=target))
         try:
             yield staging
-            files = sorted(p for p in staging.rglob("*") if p.is_file())
-            written = {file.relative_to(staging).as_posix() for file in files}
-            for file in files:
-                destination = target / file.relative_to(staging)
-                destination.parent.mkdir(parents=True, exist_ok=True)
-                _publish(file, destination)
-            for name, digest in (superseded or {}).items():
-                old = target / name
-                if name not in written and old.is_file() and sha256(old) == digest:
-                    old.unlink()
+            names = sorted(p.relative_to(staging) for p in staging.rglob("*") if p.is_file())
+            names.sort(key=lambda name: name == Path(MANIFEST))
+            _remove_superseded(target, superseded or {}, {name.as_posix() for name in names})
+            for name in names:
+                (target / name).parent.mkdir(parents=True, exist_ok=True)
+                _publish(staging / name, target / name)
         finally:
             shutil.rmtree(staging, ignore_errors=True)
+
+
+def _remove_superseded(
+    folder: Path, superseded: Mapping[str, str], written: AbstractSet[str]
+) -> None:
+    for name, digest in superseded.items():
+        old = folder / name
+        if name not in written and old.is_file() and sha256(old) == digest:
+            old.unlink()
 
 
 def sha256(path: Path) -> str:

@@ -41,11 +41,14 @@ _MOST_ROWS = 40
 
 
 def render(
-    results: Sequence[StudyResult], figures: Mapping[str, str], manifest: Mapping[str, object]
+    results: Sequence[StudyResult],
+    figures: Mapping[str, str],
+    seed: int,
+    versions: Mapping[str, str],
 ) -> str:
     """Return the report as HTML; `figures` maps figure names to inline SVG."""
     sections = "".join(_section(result, figures) for result in results)
-    versions = ", ".join(f"{k} {v}" for k, v in dict(manifest["versions"]).items())  # type: ignore[call-overload]
+    software = ", ".join(f"{name} {number}" for name, number in versions.items())
     return f"""<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
@@ -60,7 +63,7 @@ names, for every line, the function that computes its numbers and the table, in 
 <code>tables/</code> beside this page, that holds them.</p>
 {_summary(results)}
 {sections}
-<p class="note">Seed {escape(str(manifest["seed"]))}; {escape(versions)}.</p>
+<p class="note">Seed {seed}; {escape(software)}.</p>
 </body></html>
 """
 

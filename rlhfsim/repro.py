@@ -11,7 +11,7 @@ from pathlib import Path
 import pandas as pd
 
 from rlhfsim.bandit import ContextualBandit
-from rlhfsim.files import atomic_path, sha256, staged_folder, write_text
+from rlhfsim.files import MANIFEST, atomic_path, sha256, staged_folder, write_text
 from rlhfsim.plots import FIGURES, style
 from rlhfsim.report import render
 from rlhfsim.studies import STUDIES, StudyResult
@@ -50,27 +50,27 @@ def reproduce(
             tables.update(result.tables)
         write_tables(staging / "tables", tables)
         figures = write_figures(staging / "figures", tables)
+        packages = ("rlhfsim", "numpy", "scipy", "pandas", "matplotlib")
+        versions = {name: version(name) for name in packages} | {
+            "python": platform.python_version()
+        }
         manifest = {
             "seed": seed,
-            "versions": {
-                "rlhfsim": version("rlhfsim"),
-                "python": platform.python_version(),
-                **{name: version(name) for name in ("numpy", "scipy", "pandas", "matplotlib")},
-            },
+            "versions": versions,
             "settings": {r.name: r.settings for r in results},
             "table": table and dict(zip(("prompts", "responses"), table.shape, strict=True)),
         }
-        write_text(staging / "report.html", render(results, figures, manifest))
+        write_text(staging / "report.html", render(results, figures, seed, versions))
         files = sorted(p for p in staging.rglob("*") if p.is_file())
         manifest["files"] = {p.relative_to(staging).as_posix(): sha256(p) for p in files}
-        write_text(staging / "manifest.json", json.dumps(manifest, indent=2) + "\n")
+        write_text(staging / MANIFEST, json.dumps(manifest, indent=2) + "\n")
     return results
 
 
 def _previous_files(out: Path) -> dict[str, str]:
     """Return the files of the run that `out` holds, with their SHA-256, if it holds one."""
     try:
-        files = json.loads((out / "manifest.json").read_text(encoding="utf-8"))["files"]
+        files = json.loads((out / MANIFEST).read_text(encoding="utf-8"))["files"]
     except (OSError, ValueError, KeyError, TypeError):
         return {}
     # Only names inside `out`, whatever the manifest says.

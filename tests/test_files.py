@@ -61,6 +61,27 @@ def test_staged_folder_publishes_all_or_nothing(tmp_path):
     assert leftovers(out) == []
 
 
+def test_manifest_moves_last_and_superseded_files_go_before_it(tmp_path, monkeypatch):
+    """A kill while files move leaves the old manifest, which the new files contradict."""
+    from rlhfsim import files
+
+    (tmp_path / "stale").write_text("old")
+    moved = []
+    publish = files._publish
+
+    def watched(source, target):
+        moved.append(target.name)
+        assert not (tmp_path / "stale").exists()
+        publish(source, target)
+
+    monkeypatch.setattr(files, "_publish", watched)
+    digest = files.sha256(tmp_path / "stale")
+    with staged_folder(tmp_path, {"stale": digest, "gone": "x"}) as staging:
+        for name in ("a", files.MANIFEST, "z"):
+            (staging / name).write_text(name)
+    assert moved == ["a", "z", files.MANIFEST]
+
+
 def test_second_writer_is_refused(tmp_path):
     with (
         staged_folder(tmp_path),

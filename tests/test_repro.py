@@ -224,7 +224,7 @@ def test_interrupted_command_leaves_nothing(tmp_path, how):
     assert process.returncode == 128 + how
     assert "Traceback" not in errors
     if how == signal.SIGINT:
-        assert errors == "rlhfsim: interrupted; nothing was written\n"
+        assert errors == "rlhfsim: interrupted\n"
     assert list(out.iterdir()) == []
 
 

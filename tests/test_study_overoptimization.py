@@ -35,9 +35,12 @@ def result():
     return run(SETTINGS, seed=0, table=ContextualBandit.from_table(example_table()))
 
 
+def mpf(value):
+    return mpmath.mpf(float(value))
+
+
 def exact_row(bandit, policy):
     """Gold gain, proxy, KL and C of one policy, every sum written out in mpmath."""
-    mpf = lambda v: mpmath.mpf(float(v))  # noqa: E731
     raw = bandit.proxy_reward
     gold = proxy = kl = c = variance = mpmath.mpf(0)
     for x, rho in enumerate(bandit.prompt_dist):

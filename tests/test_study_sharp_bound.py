@@ -38,9 +38,12 @@ def batch_of(kind):
     return tuned(batch) if kind == "tuned" else batch
 
 
+def mpf(value):
+    return mpmath.mpf(float(value))
+
+
 def in_mpmath(batch, k, method):
     """Regret and bound of instance k, every sum written out."""
-    mpf = lambda v: mpmath.mpf(float(v))  # noqa: E731
     with mpmath.workdps(40):
         beta, regret, norm, kl = mpf(batch.beta[k]), 0, 0, 0
         for x, rho in enumerate(batch.prompt_dist):

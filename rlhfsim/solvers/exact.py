@@ -238,7 +238,8 @@ def _newton(
             return w, slope, (p[rows] * w).sum(axis=-1) - 1.0, (p[rows] * slope).sum(axis=-1)
 
     def measure(rows: IntArray, at: FloatArray) -> tuple[FloatArray, FloatArray]:
-        return ratios(rows, at)[2:]  # type: ignore[return-value]
+        _, _, excess, slope = ratios(rows, at)
+        return excess, slope
 
     everything = np.arange(len(d))
     low, high, excess, slope = _bracket(d, p, divergence, start, measure)

@@ -250,7 +250,7 @@ def _mixed(
         plain = multiplier + (mean - 1) / slope
         steps = [x for x in (stretched, plain) if low < x < high]
         multiplier = steps[0] if steps else (low + high) / 2
-    else:  # pragma: no cover
+    else:
         raise RuntimeError(f"no multiplier in {_MAX_STEPS} steps")
     return [gamma * x for x in xs], multiplier
 
@@ -275,4 +275,4 @@ def _omega(mp: Context, zeta: Mpf, guess: Mpf | None) -> Mpf:
         x = x * (1 + step)
         if abs(step) < small:
             return x
-    raise RuntimeError(f"no ratio in {_MAX_STEPS} steps")  # pragma: no cover
+    raise RuntimeError(f"no ratio in {_MAX_STEPS} steps")

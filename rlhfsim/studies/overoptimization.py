@@ -143,19 +143,7 @@ def peaks(bandit: ContextualBandit, settings: Settings, table: pd.DataFrame) -> 
         if method == BEST_OF_N:
             best = points.loc[points["gold"].idxmax()]
         else:
-            divergence = METHODS[str(method)]
-
-            def policies(beta: FloatArray, d: Divergence = divergence) -> FloatArray:
-                return solve(proxy, bandit.reference, d, beta[:, None]).policy
-
-            rising = points.iloc[::-1]
-            beta, _ = minimize_over_beta(
-                lambda b, f=policies: -measure(bandit, proxy, f(b))["gold"].to_numpy(),  # type: ignore[misc]
-                rising["parameter"].to_numpy(),
-                -rising["gold"].to_numpy(),
-            )
-            at_peak = measure(bandit, proxy, policies(np.array([beta])))
-            best = at_peak.assign(parameter=beta).iloc[0]
+            best = _peak_over_beta(bandit, proxy, METHODS[str(method)], points)
         rows.append(
             {
                 "method": method,
@@ -168,6 +156,25 @@ def peaks(bandit: ContextualBandit, settings: Settings, table: pd.DataFrame) -> 
             }
         )
     return pd.DataFrame(rows)
+
+
+def _peak_over_beta(
+    bandit: ContextualBandit, proxy: FloatArray, divergence: Divergence, points: pd.DataFrame
+) -> pd.Series:
+    """Return the measurements at the beta of largest gold reward, refined from the path."""
+
+    def at(beta: FloatArray) -> pd.DataFrame:
+        return measure(
+            bandit, proxy, solve(proxy, bandit.reference, divergence, beta[:, None]).policy
+        )
+
+    rising = points.iloc[::-1]
+    beta, _ = minimize_over_beta(
+        lambda b: -at(b)["gold"].to_numpy(),
+        rising["parameter"].to_numpy(),
+        -rising["gold"].to_numpy(),
+    )
+    return at(np.array([beta])).assign(parameter=beta).iloc[0]
 
 
 def run(settings: Settings, seed: int, table: ContextualBandit | None = None) -> StudyResult:
