@@ -14,6 +14,7 @@ from rlhfsim.studies.sharp_bound import (
     Settings,
     _findings,
     adversarial_batch,
+    aligned_batch,
     equality_batch,
     evaluate,
     random_batch,
@@ -23,7 +24,12 @@ from rlhfsim.studies.sharp_bound import (
 )
 
 SETTINGS = Settings(random_instances=300, equality_instances=60, adversarial_instances=300)
-BATCHES = {"random": random_batch, "equality": equality_batch, "adversarial": adversarial_batch}
+BATCHES = {
+    "random": random_batch,
+    "aligned": aligned_batch,
+    "equality": equality_batch,
+    "adversarial": adversarial_batch,
+}
 DIVERGENCES = {"KL": KL(), "chi2": ChiSquared(), "mixed": ChiSquared() + KL()}
 
 
@@ -35,7 +41,7 @@ def result():
 def batch_of(kind):
     maker = BATCHES["random" if kind == "tuned" else kind]
     batch = maker(SETTINGS, generator_for(NAME, maker.__name__, 3))
-    return tuned(batch) if kind == "tuned" else batch
+    return tuned(batch) if kind in ("tuned", "aligned") else batch
 
 
 def mpf(value):
@@ -66,6 +72,7 @@ def in_mpmath(batch, k, method):
 
 
 CASES = [("random", "chi2"), ("random", "mixed"), ("random", "KL"), ("tuned", "chi2"),
+         ("aligned", "chi2"),
          ("equality", "chi2"), ("adversarial", "chi2"), ("adversarial", "mixed"),
          ("adversarial", "KL")]  # fmt: skip
 
@@ -78,6 +85,15 @@ def test_worst_and_first_instances_agree_with_mpmath(result, kind, method):
     assert len(rows) == len(batch.beta)
     for k in (int(rows["ratio"].idxmax()), 0, 1):
         regret, bound = in_mpmath(batch, k, method)
+        if kind in ("tuned", "aligned"):
+            coverage = sum(
+                float(rho) * (star**2 / p).sum()
+                for rho, star, p in zip(
+                    batch.prompt_dist, batch.comparator[k], batch.reference[k], strict=True
+                )
+            )
+            assert bound <= np.sqrt(coverage - 1) * rows["epsilon"][k] * (1 + 1e-12)
+            bound = np.sqrt(coverage - 1) * rows["epsilon"][k]
         scale = 1e-12 * (1 + np.abs(batch.reward[k]).max())
         assert rows["regret"][k] == pytest.approx(regret, rel=1e-9, abs=scale)
         assert rows["bound"][k] == pytest.approx(bound, rel=1e-9)
@@ -88,7 +104,8 @@ def test_bound_holds_is_attained_and_is_broken_by_kl(result):
     chi = table[table["method"] == "chi2"]
     assert chi["ratio"].max() <= 1 + 1e-9
     assert table[table["method"] == "mixed"]["ratio"].max() <= 1 + 1e-9
-    assert np.abs(table[table["kind"] == "equality"]["ratio"] - 1).max() < 1e-9
+    for kind in ("equality", "aligned"):
+        assert np.abs(table[table["kind"] == kind]["ratio"] - 1).max() < 1e-9
     assert table[table["method"] == "KL"]["ratio"].max() > 1e5
     assert all(f.expected for f in result.findings)
     assert [f.verdict for f in result.findings] == ["holds"] * 3 + ["attained", "false"]

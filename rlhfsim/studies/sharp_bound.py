@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 import pandas as pd
 
-from rlhfsim.bounds import reward_error, sharp_chi_squared_bound, theory_beta
+from rlhfsim.bounds import chi_squared_bound, reward_error, sharp_chi_squared_bound, theory_beta
 from rlhfsim.checks import FloatArray
 from rlhfsim.divergences import ChiSquared
 from rlhfsim.randomness import generator_for
@@ -82,6 +82,16 @@ def equality_batch(settings: Settings, rng: np.random.Generator) -> Batch:
     return Batch(reward, reward - error, reference, beta, comparator, rho)
 
 
+def aligned_batch(settings: Settings, rng: np.random.Generator) -> Batch:
+    """Return instances on which the bound in norms is attained at `beta = eps_c/sqrt(2 D*)`.
+
+    `r*_c = delta = beta (w* - 1)`: the learned reward is constant, and the policy the reference.
+    """
+    batch = equality_batch(settings, rng)
+    reward = batch.beta[:, None, None] * (batch.comparator / batch.reference - 1.0)
+    return replace(batch, reward=reward, reward_hat=np.zeros_like(reward))
+
+
 def adversarial_batch(settings: Settings, rng: np.random.Generator) -> Batch:
     """Return two-response instances: a rare response, overestimated, that KL runs to."""
     n = settings.adversarial_instances
@@ -126,6 +136,12 @@ def evaluate(batch: Batch, method: str, kind: str) -> pd.DataFrame:
     )
 
 
+def in_norms(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the table with the bound in norms alone, `sqrt(2 D*) eps_c` at the tuned beta."""
+    bound = chi_squared_bound(table["epsilon"], table["chi_squared"], table["beta"])
+    return table.assign(bound=bound, ratio=table["regret"] / bound)
+
+
 def tuned(batch: Batch) -> Batch:
     """Return the same instances at `beta = eps_c / sqrt(2 D*)`."""
     epsilon = reward_error(batch.reward, batch.reward_hat, batch.reference, batch.prompt_dist)
@@ -138,16 +154,17 @@ def tuned(batch: Batch) -> Batch:
 
 def run(settings: Settings, seed: int) -> StudyResult:
     """Return the scatter of regret against bound and the findings."""
-    random, equality, adversarial = (
+    random, equality, aligned, adversarial = (
         make(settings, generator_for(NAME, make.__name__, seed))
-        for make in (random_batch, equality_batch, adversarial_batch)
+        for make in (random_batch, equality_batch, aligned_batch, adversarial_batch)
     )
     table = pd.concat(
         [
             evaluate(random, "chi2", "random"),
             evaluate(random, "mixed", "random"),
             evaluate(random, "KL", "random"),
-            evaluate(tuned(random), "chi2", "tuned"),
+            in_norms(evaluate(tuned(random), "chi2", "tuned")),
+            in_norms(evaluate(tuned(aligned), "chi2", "aligned")),
             evaluate(equality, "chi2", "equality"),
             evaluate(adversarial, "chi2", "adversarial"),
             evaluate(adversarial, "mixed", "adversarial"),
@@ -197,7 +214,10 @@ def _findings(table: pd.DataFrame) -> tuple[Finding, ...]:
             "chi2: regret <= ||delta + beta (w* - 1)||^2 / (4 beta)", "chi2", "random",
             "adversarial",
         ),
-        upper("chi2 at beta = eps_c/sqrt(2 D*): regret <= sqrt(C - 1) eps_c", "chi2", "tuned"),
+        upper(
+            "chi2 at beta = eps_c/sqrt(2 D*): regret <= sqrt(C - 1) eps_c", "chi2", "tuned",
+            "aligned",
+        ),
         upper("chi2 + KL: the same plus beta KL(pi* || p)", "mixed", "random", "adversarial"),
         Finding(
             "equality when nothing is clipped and r*_c = (delta + beta (w* - 1))/2", _SOURCE,
