@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rlhfsim.divergences import DIVERGENCES, KL, ChiSquared
-from rlhfsim.solvers import SolverError, exact, solve
+from rlhfsim.solvers import SolverError, general, solve
 from rlhfsim.solvers.high_precision import solve_high_precision
 from rlhfsim.solvers.solution import require_certified, rounding
 
@@ -518,13 +518,13 @@ def test_certificate_of_a_single_prompt_is_named_without_an_index():
 @pytest.mark.parametrize("error", [1e-4, 1e-6])
 def test_a_slightly_wrong_root_fails_its_certificate(divergence, error, monkeypatch):
     """The gap is of second order in the error of the policy, and still visible."""
-    right = exact._root_finder(divergence)
+    right = general._root_finder(divergence)
 
     def wrong(d, p, start):
         policy, multiplier = right(d, p, start)
         return (1 - error) * policy + error * p, multiplier
 
-    monkeypatch.setattr(exact, "_root_finder", lambda divergence: wrong)
+    monkeypatch.setattr(general, "_root_finder", lambda divergence: wrong)
     with pytest.raises(SolverError, match="no certified optimum") as caught:
         solve([1.0, 0.0, 0.3], [0.2, 0.5, 0.3], divergence, 0.05)
     assert 0 < caught.value.solution.gap < 20 * error
@@ -533,7 +533,7 @@ def test_a_slightly_wrong_root_fails_its_certificate(divergence, error, monkeypa
         policy, multiplier = right(d, p, start)
         return policy, multiplier + error
 
-    monkeypatch.setattr(exact, "_root_finder", lambda divergence: wrong_multiplier)
+    monkeypatch.setattr(general, "_root_finder", lambda divergence: wrong_multiplier)
     with pytest.raises(SolverError, match="no certified optimum"):
         solve([1.0, 0.0, 0.3], [0.2, 0.5, 0.3], divergence, 0.5)
 

@@ -3,48 +3,58 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 
 from rlhfsim.checks import FloatArray
 
+Array = TypeVar("Array")
+
 
 @dataclass(frozen=True, eq=False)
-class Solution:
+class Solution(Generic[Array]):
     """The optimum of `max_pi E_pi[r] - beta D(pi || p)` for each prompt, with its certificate.
 
     All fields but `policy` have one entry per prompt (and per leading axis); for a single
-    `(Y,)` problem they are 0-dimensional.
+    `(Y,)` problem they are 0-dimensional.  They are arrays of the kind that was given: numpy,
+    torch or dask.
     """
 
     #: (..., Y) optimal policy.
-    policy: FloatArray
+    policy: Array
     #: (...) multiplier `lambda` of `sum_y pi = 1`, in reward units;
     #: `pi/p = inverse_link((r - lambda)/beta)`.
-    multiplier: FloatArray
+    multiplier: Array
     #: (...) attained objective `E_pi[r] - beta D(pi || p)`, in reward units.
-    value: FloatArray
+    value: Array
     #: (...) dual value minus attained value, in reward units; 0 up to rounding, never clipped.
-    gap: FloatArray
+    gap: Array
     #: (...) `|sum_y pi - 1|`.
-    feasibility: FloatArray
+    feasibility: Array
     #: (...) largest `gap` that rounding explains, in reward units.
-    tolerance: FloatArray
+    tolerance: Array
+
+    @property
+    def dual(self) -> Array:
+        """(...) dual value `lambda + beta sum_y p f*((r - lambda)/beta)`: value plus gap."""
+        total: Array = self.value + self.gap  # type: ignore[operator]
+        return total
 
 
 class SolverError(RuntimeError):
     """A solver's answer failed its own certificate; the answer is in `solution`."""
 
-    def __init__(self, message: str, solution: Solution) -> None:
+    def __init__(self, message: str, solution: Solution[Any]) -> None:
         super().__init__(message)
         self.solution = solution
 
-    def __reduce__(self) -> tuple[type[SolverError], tuple[str, Solution]]:
+    def __reduce__(self) -> tuple[type[SolverError], tuple[str, Solution[Any]]]:
         """Pickle with the solution, so that the error survives a process pool."""
         return type(self), (str(self), self.solution)
 
 
-def require_certified(solution: Solution) -> Solution:
+def require_certified(solution: Solution[FloatArray]) -> Solution[FloatArray]:
     """Return `solution`, or raise `SolverError` naming the first prompt with a bad certificate."""
     size = solution.policy.shape[-1]
     feasible = solution.feasibility <= rounding(size)
