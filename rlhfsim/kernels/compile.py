@@ -1,0 +1,33 @@
+"""How the kernels are compiled.
+
+`EXACT` may not reorder arithmetic: elementary functions and everything scalar.  `SUMS` may reorder
+the terms of a sum, which is what lets a reduction use vector registers; it is for loops over one
+block only, whose partial sums are combined in block order, so that an answer depends neither on
+the number of threads nor on the batch a row is in.  No kernel assumes the absence of NaN except in
+`larger` and `smaller`, whose operands are checked by their bits in the same loop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
+
+from numba import njit
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+
+def _compiler(**options: Any) -> Callable[[_Function], _Function]:
+    def decorate(function: _Function) -> _Function:
+        try:
+            compiled = njit(error_model="numpy", nogil=True, cache=True, **options)(function)
+        except RuntimeError:  # no folder to keep compiled code in
+            compiled = njit(error_model="numpy", nogil=True, **options)(function)
+        return cast(_Function, compiled)
+
+    return decorate
+
+
+EXACT = _compiler(fastmath={"contract"})
+SUMS = _compiler(fastmath={"reassoc", "contract", "nsz", "nnan"})
+INLINE = _compiler(forceinline=True, fastmath={"contract"})
