@@ -83,26 +83,41 @@ def as_matrix(name: str, value: ArrayLike, shape: tuple[int, int] | None = None)
     return array
 
 
-def as_distributions(name: str, value: ArrayLike) -> FloatArray:
+def row_sum_tolerance(dtype: np.dtype[Any] | type, size: int) -> float:
+    """Return how far from 1 the sum of a row of `size` probabilities of this dtype may be.
+
+    `ROW_SUM_TOLERANCE`, and for single precision also what rounding every entry and a sum of it
+    can cost.
+    """
+    if np.dtype(dtype) != np.float32:
+        return ROW_SUM_TOLERANCE
+    return float(ROW_SUM_TOLERANCE + np.finfo(np.float32).eps * (16 + np.sqrt(size)))
+
+
+def as_distributions(
+    name: str, value: ArrayLike, *, tolerance: float = ROW_SUM_TOLERANCE
+) -> FloatArray:
     """Return an array whose last axis holds distributions: non-negative, each row summing to 1.
 
     Raises
     ------
     ValueError
         As `as_real`; for no responses, a negative entry, or a row sum more than
-        `ROW_SUM_TOLERANCE` from 1, which single precision cannot always meet.
+        `tolerance` from 1; the one left out is a tight one, which rows in single precision cannot
+        always meet.
     """
     array = as_real(name, value)
     if array.ndim == 0 or array.size == 0:
         raise ValueError(f"{name} has shape {array.shape}; it must hold at least one response")
     _refuse_first(name, array, array < 0, "probabilities must not be negative")
     sums = np.asarray(array.sum(axis=-1))
-    off = np.abs(sums - 1.0) > ROW_SUM_TOLERANCE
+    off = np.abs(sums - 1.0) > tolerance
     if off.any():
         index = tuple(int(i[0]) for i in np.nonzero(off)) if off.ndim else ()
+        advice = _precision_advice(value) if tolerance == ROW_SUM_TOLERANCE else ""
         raise ValueError(
             f"{_where(name, index)} sums to {sums[index].item()!r}; "
-            f"rows must sum to 1 within {ROW_SUM_TOLERANCE:g}{_precision_advice(value)}"
+            f"rows must sum to 1 within {tolerance:g}{advice}"
         )
     return array
 

@@ -1,4 +1,4 @@
-"""Chi-squared: `w = [1 + s]_+`, `s = (r - lambda)/beta`, by Newton's method on lambda without a sort.
+"""Chi-squared: `w = [1 + s]_+`, `s = (r - lambda)/beta`, by Newton's method on lambda, no sort.
 
 Here beta stands for beta times the weight of chi-squared.  On the active set `S = {s > -1}` of a
 trial lambda, with `P = p(S)`, the Newton step is `(P - 1 + sum_S p s)/P` in units of beta; it is
@@ -10,7 +10,8 @@ nothing, and the rounding of `a` is undone by the shift of the next pass.
 
 The certificate.  With `m = max(s, -1)`: `p f*(s) = p (m + m^2/2)` and `p f(w) = p m^2/2`, so
 
-    (dual - primal)/beta = sum p m + sum p m^2 - sum pi s,   value = lambda + beta sum (pi s - p m^2/2)
+    (dual - primal)/beta = sum p m + sum p m^2 - sum pi s,
+    value = lambda + beta sum (pi s - p m^2/2)
 
 relative to lambda, where `pi` is what was written.
 
@@ -154,16 +155,16 @@ def decide(
         state[_SET] = active
         return _WRITE
     if work == _SCAN:
-        verdict = _check(state, sums, n_blocks, eps)
+        verdict = _check(size, state, sums, n_blocks, eps)
         if verdict != 0:
             return verdict
     return _next(size, active, state, sums, n_blocks)
 
 
 @EXACT
-def _check(state: FloatArray, sums: FloatArray, n_blocks: int, eps: float) -> int:
+def _check(size: int, state: FloatArray, sums: FloatArray, n_blocks: int, eps: float) -> int:
     mass = total(sums, _MASS, n_blocks)
-    if not sums_to_one(mass, eps):
+    if not sums_to_one(mass, size, eps):
         return BAD
     high, low = -np.inf, np.inf
     for k in range(n_blocks):

@@ -56,7 +56,8 @@ def scan(r: FloatArray, p: FloatArray) -> tuple[float, float, float, float, bool
         # As integers, magnitudes are ordered like the numbers, with NaN above infinity.
         word_r = max(word_r, bits(x) & _MAGNITUDE)
         word_p = max(word_p, bits(q) & _MAGNITUDE)
-    return high, low, total, rarest, word_r < _INFINITY and word_p < _INFINITY and rarest >= 0.0
+    clean = bool(word_r < _INFINITY) and bool(word_p < _INFINITY) and rarest >= 0.0
+    return high, low, total, rarest, clean
 
 
 @EXACT
@@ -104,13 +105,13 @@ def total(sums: FloatArray, column: int, n_blocks: int) -> float:
 
 @INLINE
 def rounding(size: int, eps: float) -> float:
-    """The relative error that a pairwise sum of `size` rounded terms may carry."""
+    """Return the relative error that a pairwise sum of `size` rounded terms may carry."""
     return eps * (16.0 + math.log2(size))
 
 
 @INLINE
 def usable(high: float, low: float, beta: float) -> bool:
-    """Whether the kernels' arithmetic stays far from the ends of the floats."""
+    """Return whether the kernels' arithmetic stays far from the ends of the floats."""
     spread = high - low
     return (
         _SMALL_BETA < beta < _LARGE_BETA
@@ -119,10 +120,11 @@ def usable(high: float, low: float, beta: float) -> bool:
     )
 
 
-@INLINE
-def sums_to_one(mass: float, eps: float) -> bool:
-    """Whether the row sum of the reference is within tolerance."""
-    return abs(mass - 1.0) <= (ROW_SUM_TOLERANCE if eps == _EPS else 1e-5)
+@EXACT
+def sums_to_one(mass: float, size: int, eps: float) -> bool:
+    """Return whether a row sum is within tolerance; see `checks.row_sum_tolerance`."""
+    slack = 0.0 if eps == _EPS else eps * (16.0 + math.sqrt(size))
+    return abs(mass - 1.0) <= ROW_SUM_TOLERANCE + slack
 
 
 @EXACT

@@ -10,11 +10,29 @@ the number of threads nor on the batch a row is in.  No kernel assumes the absen
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from numba import njit
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
+
+
+def _forget_stale_code() -> None:
+    """Remove compiled code that is older than any source file of this package.
+
+    numba looks at the file of the function that is called only, not at those of its callees.
+    """
+    folder = Path(__file__).parent
+    newest = max(path.stat().st_mtime for path in folder.glob("*.py"))
+    for index in (folder / "__pycache__").glob("*.nbi"):
+        with suppress(OSError):
+            if index.stat().st_mtime < newest:
+                index.unlink()
+
+
+_forget_stale_code()
 
 
 def _compiler(**options: Any) -> Callable[[_Function], _Function]:

@@ -104,7 +104,8 @@ def log_parts(x: float) -> tuple[float, float]:
     h = 0.5 * f * f
     bend = fma(s, h + r, k * _LN_2_LOW) - h
     log = fma(k, _LN_2_HIGH, f + bend)
-    return log, bend if k == 0.0 else log - (x - 1.0)
+    far = log - (x - 1.0)
+    return log, bend if k == 0.0 else far
 
 
 @INLINE

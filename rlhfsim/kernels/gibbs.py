@@ -183,7 +183,7 @@ def decide(
 ) -> int:  # fmt: skip
     """Digest the partial sums of a pass; return the next pass, or what became of the row."""
     if work == _WEIGH:
-        return _after_weighing(state, sums, n_blocks, eps)
+        return _after_weighing(size, state, sums, n_blocks, eps)
     beta, reach = state[_BETA], state[_REACH]
     if work == _EXPAND:
         weight = total(sums, _WEIGHT, n_blocks)
@@ -204,9 +204,11 @@ def decide(
 
 
 @EXACT
-def _after_weighing(state: FloatArray, sums: FloatArray, n_blocks: int, eps: float) -> int:
+def _after_weighing(
+    size: int, state: FloatArray, sums: FloatArray, n_blocks: int, eps: float
+) -> int:
     share = total(sums, _MASS, n_blocks)
-    if not sums_to_one(share, eps):
+    if not sums_to_one(share, size, eps):
         return BAD
     high, low = -np.inf, np.inf
     for k in range(n_blocks):

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from llvmlite import ir
 from numba import types
-from numba.extending import intrinsic
+from numba.extending import intrinsic as _intrinsic
 
-_DOUBLE = ir.DoubleType()
-_WORD = ir.IntType(64)
+_DOUBLE, _FLOAT = ir.DoubleType(), ir.FloatType()
+_WORD, _HALF_WORD = ir.IntType(64), ir.IntType(32)
 
 # Builders, contexts and values of llvmlite carry no types.
 _Any = Any
+
+
+def intrinsic(function: Callable[..., _Any]) -> _Any:
+    """Register an intrinsic; calls of what comes back have not the signature of the function."""
+    return _intrinsic(function)
 
 
 def _call(builder: _Any, name: str, args: _Any, *fastmath: str) -> _Any:
@@ -24,7 +30,7 @@ def _call(builder: _Any, name: str, args: _Any, *fastmath: str) -> _Any:
 
 @intrinsic
 def fma(typingctx: _Any, a: _Any, b: _Any, c: _Any) -> _Any:
-    """`a b + c`, rounded once."""
+    """Return `a b + c`, rounded once."""
 
     def codegen(context: _Any, builder: _Any, signature: _Any, args: _Any) -> _Any:
         return _call(builder, "llvm.fma", args)
@@ -34,7 +40,7 @@ def fma(typingctx: _Any, a: _Any, b: _Any, c: _Any) -> _Any:
 
 @intrinsic
 def larger(typingctx: _Any, a: _Any, b: _Any) -> _Any:
-    """The larger of two numbers; a reduction by it vectorises, one by `if a > b` does not."""
+    """Return the larger number; a reduction by it vectorises, one by `if a > b` does not."""
 
     def codegen(context: _Any, builder: _Any, signature: _Any, args: _Any) -> _Any:
         return _call(builder, "llvm.maxnum", args, "nnan", "nsz")
@@ -44,7 +50,7 @@ def larger(typingctx: _Any, a: _Any, b: _Any) -> _Any:
 
 @intrinsic
 def smaller(typingctx: _Any, a: _Any, b: _Any) -> _Any:
-    """The smaller of two numbers."""
+    """Return the smaller of two numbers."""
 
     def codegen(context: _Any, builder: _Any, signature: _Any, args: _Any) -> _Any:
         return _call(builder, "llvm.minnum", args, "nnan", "nsz")
@@ -54,7 +60,7 @@ def smaller(typingctx: _Any, a: _Any, b: _Any) -> _Any:
 
 @intrinsic
 def bits(typingctx: _Any, x: _Any) -> _Any:
-    """The 64 bits of a double as an integer."""
+    """Return the 64 bits of a double as an integer."""
 
     def codegen(context: _Any, builder: _Any, signature: _Any, args: _Any) -> _Any:
         return builder.bitcast(args[0], _WORD)
@@ -64,12 +70,32 @@ def bits(typingctx: _Any, x: _Any) -> _Any:
 
 @intrinsic
 def from_bits(typingctx: _Any, word: _Any) -> _Any:
-    """The double with these 64 bits."""
+    """Return the double with these 64 bits."""
 
     def codegen(context: _Any, builder: _Any, signature: _Any, args: _Any) -> _Any:
         return builder.bitcast(args[0], _DOUBLE)
 
     return types.float64(types.int64), codegen
+
+
+@intrinsic
+def bits32(typingctx: _Any, x: _Any) -> _Any:
+    """Return the 32 bits of a single as an integer."""
+
+    def codegen(context: _Any, builder: _Any, signature: _Any, args: _Any) -> _Any:
+        return builder.bitcast(args[0], _HALF_WORD)
+
+    return types.int32(types.float32), codegen
+
+
+@intrinsic
+def from_bits32(typingctx: _Any, word: _Any) -> _Any:
+    """Return the single with these 32 bits."""
+
+    def codegen(context: _Any, builder: _Any, signature: _Any, args: _Any) -> _Any:
+        return builder.bitcast(args[0], _FLOAT)
+
+    return types.float32(types.int32), codegen
 
 
 @intrinsic

@@ -9,12 +9,12 @@ digits: with `t = 1 + s - w - gamma log w`, `Q = gamma + w`, `M = 2 Q (Q + 2t/3)
 
 lambda moves by the root of the quadratic model of `sum p w`, from `dw/ds = w/Q` and
 `d2w/ds2 = gamma w/Q^3`: a step of third order.  A pass starts from the w of the pass before it,
-moved along with lambda by their Taylor polynomial, and the last one is the Taylor polynomial alone.
+moved along with lambda by their Taylor polynomial, and the last one takes the polynomial alone.
 
 The certificate.  With `t` measured again on the last w,
 
     (dual - primal)/beta = sum p t^2 w / (2 Q)   up to O(t^3),
-    value = lambda + beta sum (pi s - p (w - 1)^2/2 - gamma p (w log w - w + 1)),   relative to lambda.
+    value = lambda + beta sum (pi s - p (w - 1)^2/2 - gamma p (w log w - w + 1))
 
 Source: arXiv 2407.13399 (the divergence); derivatives, value and gap derived from the link.
 """
@@ -40,7 +40,8 @@ from rlhfsim.kernels.blocks import (
 )
 from rlhfsim.kernels.compile import EXACT, INLINE, SUMS
 from rlhfsim.kernels.elementary import exp, log, log_parts
-from rlhfsim.kernels.intrinsics import fma
+from rlhfsim.kernels.intrinsics import fma, smaller
+from rlhfsim.kernels.single import SingleArray, wright_omega
 
 # Passes: the first; from scratch; from the last w; the last.
 _SCAN, _GUESS, _FOLLOW, _WRITE = 1, 2, 3, 4
@@ -52,125 +53,201 @@ _BETA, _GAMMA, _LOG_GAMMA, _ANCHOR, _MOVE, _PASSES, _SHARE = range(7)
 
 _MAX_PASSES = 64
 _SAMPLE_STEPS = 8
-# Relative change of w up to which its second-order Taylor polynomial is within 3e-4, from where
-# one step of fourth order ends at rounding; and up to which the third-order one does by itself.
-_FOLLOWS, _ENDS = 0.1, 1e-4
+# Relative change of w up to which its Taylor polynomial of third order is within 3e-4, from where
+# one step of fourth order ends at rounding; and up to which that polynomial does by itself.
+_FOLLOWS, _ENDS = 0.25, 1e-4
 # Below this z, omega(z) = e^z to rounding; above it, w is far from underflow.
 _TAIL = -40.0
 _GAMMAS = (1e-12, 1e12)
-
-
-@INLINE
-def _guess(s: float, gamma: float, log_gamma: float) -> float:
-    """Return w within 5 %."""
-    z = (1.0 + s) / gamma - log_gamma
-    x = exp(z if z < 0.5 else 0.5)
-    low = x * (1.0 + x * (4.0 / 3.0)) / (1.0 + x * (7.0 / 3.0 + x * (5.0 / 6.0)))
-    y = z if z > 0.5 else 0.5
-    high = y - log(y) * (y / (1.0 + y))
-    return gamma * (low if z < 0.5 else high)
-
-
-@INLINE
-def _refine(w: float, s: float, gamma: float) -> float:
-    """One step of fourth order."""
-    t = s + (1.0 - w) - gamma * log(w)
-    q = gamma + w
-    m = 2.0 * q * fma(2.0 / 3.0, t, q)
-    bent = gamma * t
-    return fma(w, t * (m - bent) / (q * (m - 2.0 * bent)), w)
-
-
-@INLINE
-def _tail(w: float, s: float, gamma: float, log_gamma: float) -> tuple[float, float]:
-    """Return w kept from underflow for the step, and what it is where it is tiny."""
-    z = (1.0 + s) / gamma
-    tiny = exp(z) if z - log_gamma < _TAIL else -1.0
-    return (1.0 if tiny >= 0.0 else w), tiny
+_TINY = 1e-280
+# Responses on the desk at a time: loops over few arrays that stay in the nearest cache.
+DESK = 512
 
 
 @SUMS
-def _from_scratch(
-    r: FloatArray, p: FloatArray, o: FloatArray, anchor: float, inverse: float, gamma: float,
-    log_gamma: float,
-) -> tuple[float, float, float, float]:  # fmt: skip
-    """Write w; return the sums of `p w`, `p w/Q`, `p gamma w/Q^3` and `p s`."""
-    ratio, slope, bend, everything = 0.0, 0.0, 0.0, 0.0
+def _scores(
+    r: FloatArray, p: FloatArray, anchor: float, inverse: float, move: float, s: FloatArray
+) -> float:
+    """Fill s with the scores, 0 where p is 0; return the least."""
+    least = np.inf
     for i in range(r.size):
+        x = fma(np.float64(r[i]) - anchor, inverse, -move)
+        s[i] = x if p[i] > 0.0 else 0.0
+        least = smaller(least, s[i])
+    return least
+
+
+@SUMS
+def _sum_up(
+    p: FloatArray, s: FloatArray, w: FloatArray, one: FloatArray
+) -> tuple[float, float, float, float]:
+    """Return the sums of `p w`, `p w/Q`, `p gamma w/Q^3` and `p s`; here one is gamma/Q."""
+    ratio, slope, bend, everything = 0.0, 0.0, 0.0, 0.0
+    for i in range(p.size):
         q = np.float64(p[i])
-        s = (np.float64(r[i]) - anchor) * inverse if q > 0.0 else 0.0
-        w = _guess(s, gamma, log_gamma)
-        safe, tiny = _tail(w, s, gamma, log_gamma)
-        w = _refine(safe, s if tiny < 0.0 else 0.0, gamma)
-        w = tiny if tiny >= 0.0 else w
-        o[i] = w
-        one = 1.0 / (gamma + w)
-        first = q * w * one
-        ratio += q * w
+        mass = q * w[i]
+        first = mass * one[i]
+        ratio += mass
         slope += first
-        bend += first * (gamma * one * one)
-        everything += q * s
+        bend += first * (one[i] * one[i])
+        everything += q * s[i]
     return ratio, slope, bend, everything
 
 
-@SUMS
-def _sharpen(
+@EXACT
+def _tail(s: FloatArray, w: FloatArray, gamma: float, log_gamma: float) -> None:
+    """Write `w = e^((1 + s)/gamma)` where it is tiny, so that it may underflow gradually."""
+    inverse = 1.0 / gamma
+    for i in range(s.size):
+        z = (1.0 + s[i]) * inverse
+        tiny = exp(z if z - log_gamma < _TAIL else -1.0)
+        w[i] = tiny if z - log_gamma < _TAIL else w[i]
+
+
+@EXACT
+def _guess(
+    s: FloatArray, gamma: float, log_gamma: float, desk: FloatArray, singles: SingleArray
+) -> None:
+    """Fill rows 1 and 3 of the desk with w, within 2e-5, and gamma/Q."""
+    w, one = desk[1], desk[3]
+    inverse = 1.0 / gamma
+    for i in range(s.size):
+        singles[0, i] = np.float32((1.0 + s[i]) * inverse - log_gamma)
+    wright_omega(singles[0, : s.size], singles[1, : s.size], singles[2, : s.size])
+    for i in range(s.size):
+        w[i] = gamma * np.float64(singles[1, i])
+        one[i] = np.float64(singles[2, i])
+
+
+@INLINE
+def _reciprocal(x: float) -> float:
+    """`1/x` within 1e-14: single precision and a step of Newton's, cheaper than a division."""
+    y = np.float64(np.float32(1.0) / np.float32(x))
+    return y * (2.0 - x * y)
+
+
+@INLINE
+def _moved(w: float, one: float, gamma: float, move: float) -> float:
+    """Return w at a lambda larger by `move`, by Taylor's polynomial of third order; one = 1/Q."""
+    x, g = move * one, gamma * one
+    third = x * g * (g - 2.0 / 3.0)
+    return w * (1.0 - x * (1.0 - 0.5 * x * (g - third)))
+
+
+@EXACT
+def _follow(o: FloatArray, gamma: float, move: float, w: FloatArray, one: FloatArray) -> None:
+    """Fill w with that of the last pass moved along with lambda, and `one` with 1/Q, roughly."""
+    for i in range(o.size):
+        v = np.float64(o[i])
+        one[i] = _reciprocal(gamma + v)
+        w[i] = _moved(v, one[i], gamma, move)
+
+
+@EXACT
+def _refine(s: FloatArray, w: FloatArray, gamma: float, logs: FloatArray, one: FloatArray) -> None:
+    """Take one step of fourth order; fill `one` with gamma/Q."""
+    for i in range(s.size):
+        logs[i] = log(w[i])
+    for i in range(s.size):
+        t = s[i] + (1.0 - w[i]) - gamma * logs[i]
+        q = gamma + w[i]
+        m = 2.0 * q * fma(2.0 / 3.0, t, q)
+        bent = gamma * t
+        below = m - 2.0 * bent
+        both = 1.0 / (q * below)
+        w[i] = fma(w[i], t * (m - bent) * both, w[i])
+        # 1/q of the w before the step, brought to the new one by Newton's method.
+        y, q = both * below, gamma + w[i]
+        y = y * (2.0 - q * y)
+        one[i] = gamma * (y * (2.0 - q * y))
+
+
+@EXACT
+def _weigh(
     r: FloatArray, p: FloatArray, o: FloatArray, anchor: float, inverse: float, gamma: float,
-    log_gamma: float, move: float,
+    log_gamma: float, move: float, steps: int, follow: bool, desk: FloatArray, singles: SingleArray,
 ) -> tuple[float, float, float, float]:  # fmt: skip
-    """`_from_scratch` from the w of a lambda smaller by `move` (in units of beta)."""
+    """Write w at lambda = anchor: from scratch, or from the w of a lambda smaller by `move`."""
     ratio, slope, bend, everything = 0.0, 0.0, 0.0, 0.0
-    for i in range(r.size):
-        q = np.float64(p[i])
-        s = (np.float64(r[i]) - anchor) * inverse if q > 0.0 else 0.0
-        w = np.float64(o[i])
-        one = 1.0 / (gamma + w)
-        x = move * one
-        w = w * (1.0 - x * (1.0 - 0.5 * gamma * one * x))
-        safe, tiny = _tail(w, s, gamma, log_gamma)
-        w = _refine(safe, s if tiny < 0.0 else 0.0, gamma)
-        w = tiny if tiny >= 0.0 else w
-        o[i] = w
-        one = 1.0 / (gamma + w)
-        first = q * w * one
-        ratio += q * w
-        slope += first
-        bend += first * (gamma * one * one)
-        everything += q * s
+    for begin in range(0, r.size, DESK):
+        n = min(DESK, r.size - begin)
+        rk, pk, ok = r[begin : begin + n], p[begin : begin + n], o[begin : begin + n]
+        s, w, logs, one = desk[0, :n], desk[1, :n], desk[2, :n], desk[3, :n]
+        least = _scores(rk, pk, anchor, inverse, 0.0, s)
+        if follow:
+            _follow(ok, gamma, move, w, one)
+        else:
+            _guess(s, gamma, log_gamma, desk, singles)
+        tail = (1.0 + least) / gamma - log_gamma < _TAIL
+        for _ in range(steps):
+            if tail:
+                for i in range(n):
+                    w[i] = max(w[i], 1e-200)
+            _refine(s, w, gamma, logs, one)
+        if tail:
+            _tail(s, w, gamma, log_gamma)
+        for i in range(n):
+            ok[i] = w[i]
+        a, b, c, d = _sum_up(pk, s, w, one)
+        ratio, slope, bend, everything = ratio + a, slope + b, bend + c, everything + d
     return ratio, slope, bend, everything
 
 
+@EXACT
+def _take_logs(w: FloatArray, logs: FloatArray, bent: FloatArray) -> None:
+    """Fill in `log w` and `log w - (w - 1)`; of `_TINY` where w is below it."""
+    for i in range(w.size):
+        logs[i], bent[i] = log_parts(w[i] if w[i] > _TINY else _TINY)
+
+
 @SUMS
+def _measure(
+    p: FloatArray, o: FloatArray, s: FloatArray, w: FloatArray, logs: FloatArray,
+    bent: FloatArray, one: FloatArray, gamma: float,
+) -> tuple[float, float, float, float, float, float]:  # fmt: skip
+    """Write the policy; return the sums of the certificate."""
+    written, gain, size, square, entropy, miss = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
+    for i in range(p.size):
+        q = np.float64(p[i])
+        o[i] = q * w[i]
+        z = np.float64(o[i])
+        y = w[i] - 1.0
+        t = s[i] - y - gamma * logs[i]
+        written += z
+        gain += z * s[i]
+        size += z * abs(s[i])
+        square += q * (y * y)
+        # `w log w - y` with the cancelled part of log w taken apart.
+        entropy += q * (y * logs[i] + bent[i])
+        miss += z * (t * t) * one[i]
+    return written, gain, size, square, entropy, miss
+
+
+@EXACT
 def _write(
     r: FloatArray, p: FloatArray, o: FloatArray, anchor: float, inverse: float, gamma: float,
-    move: float,
+    move: float, desk: FloatArray,
 ) -> tuple[float, float, float, float, float, float]:  # fmt: skip
-    """Move w by Taylor's polynomial, write the policy, return the sums of the certificate."""
+    """Move w by its Taylor polynomial of third order and write the policy."""
     written, gain, size, square, entropy, miss = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
-    for i in range(r.size):
-        q = np.float64(p[i])
-        s = fma(np.float64(r[i]) - anchor, inverse, -move) if q > 0.0 else 0.0
-        w = np.float64(o[i])
-        one = 1.0 / (gamma + w)
-        x = move * one
-        g = gamma * one
-        third = x * g * (3.0 * g - 2.0) * (1.0 / 3.0)
-        w = w * (1.0 - x * (1.0 - 0.5 * x * (g - third)))
-        tiny = w < 1e-280
-        v = 1.0 if tiny else w
-        logarithm, bent = log_parts(v)
-        y = v - 1.0
-        near = abs(y) < 0.29
-        t = 0.0 if tiny else s - y - gamma * logarithm
-        o[i] = q * w
-        z = np.float64(o[i])
-        written += z
-        gain += z * s
-        size += z * abs(s)
-        y = w - 1.0
-        square += q * (y * y)
-        entropy += q * (1.0 if tiny else (y * logarithm + bent if near else w * logarithm - y))
-        miss += z * (t * t) * one
+    for begin in range(0, r.size, DESK):
+        n = min(DESK, r.size - begin)
+        rk, pk, ok = r[begin : begin + n], p[begin : begin + n], o[begin : begin + n]
+        s, w, logs, one, bent = desk[0, :n], desk[1, :n], desk[2, :n], desk[3, :n], desk[4, :n]
+        _scores(rk, pk, anchor, inverse, move, s)
+        _follow(ok, gamma, move, w, one)
+        least = np.inf
+        for i in range(n):
+            least = smaller(least, w[i])
+        _take_logs(w, logs, bent)
+        if least < _TINY:
+            # Such a w adds to the cost of f(0) = 1/2 + gamma alone, to rounding.
+            for i in range(n):
+                if w[i] < _TINY:
+                    logs[i], bent[i], s[i] = 0.0, 1.0, w[i] - 1.0
+        a, b, c, d, e, f = _measure(pk, ok, s, w, logs, bent, one, gamma)
+        written, gain, size = written + a, gain + b, size + c
+        square, entropy, miss = square + d, entropy + e, miss + f
     return written, gain, size, square, entropy, miss
 
 
@@ -191,10 +268,12 @@ def start(
     if not (mass > 0.0 and _GAMMAS[0] < beta):
         return _SCAN
     inverse, anchor = 1.0 / beta, mean
+    desk, singles = np.empty((5, DESK)), np.empty((3, DESK), np.float32)
     for _ in range(_SAMPLE_STEPS):
-        ratio, slope, bend, _all = _from_scratch(
-            sample[0, :n], sample[1, :n], sample[2, :n], anchor, inverse, gamma, log_gamma
-        )
+        ratio, slope, bend, _all = _weigh(
+            sample[0, :n], sample[1, :n], sample[2, :n], anchor, inverse, gamma, log_gamma,
+            0.0, 0, False, desk, singles,
+        )  # fmt: skip
         move = _root(ratio - mass, slope, bend)
         if not abs(move) < np.inf:
             break
@@ -208,7 +287,7 @@ def start(
 
 @EXACT
 def _root(excess: float, slope: float, bend: float) -> float:
-    """The zero of `excess - slope x + bend x^2/2` next to 0."""
+    """Return the zero of `excess - slope x + bend x^2/2` next to 0."""
     inside = slope * slope - 2.0 * bend * excess
     return 2.0 * excess / (slope + math.sqrt(max(inside, 0.0)))
 
@@ -221,12 +300,13 @@ def run(
     """Make one pass over blocks `first` to `last - 1`."""
     inverse, anchor, gamma = 1.0 / state[_BETA], state[_ANCHOR], state[_GAMMA]
     log_gamma, move = state[_LOG_GAMMA], state[_MOVE]
+    desk, singles = np.empty((5, DESK)), np.empty((3, DESK), np.float32)
     for k in range(first, last):
         begin, end = k * BLOCK, min(r.size, (k + 1) * BLOCK)
         rk, pk, ok = r[begin:end], p[begin:end], o[begin:end]
         if work == _WRITE:
             written, gain, size, square, entropy, miss = _write(
-                rk, pk, ok, anchor, inverse, gamma, move
+                rk, pk, ok, anchor, inverse, gamma, move, desk
             )
             sums[k, _WRITTEN], sums[k, _GAIN], sums[k, _SIZE] = written, gain, size
             sums[k, _SQUARE], sums[k, _ENTROPY], sums[k, _MISS] = square, entropy, miss
@@ -235,14 +315,11 @@ def run(
             high, low, mass, _rarest, clean = scan(rk, pk)
             sums[k, _HIGH], sums[k, _LOW] = high, low
             sums[k, _MASS] = mass if clean else np.nan
-        if work == _FOLLOW:
-            ratio, slope, bend, everything = _sharpen(
-                rk, pk, ok, anchor, inverse, gamma, log_gamma, move
-            )
-        else:
-            ratio, slope, bend, everything = _from_scratch(
-                rk, pk, ok, anchor, inverse, gamma, log_gamma
-            )
+        steps = 0 if work == _SCAN else (1 if work == _FOLLOW else 2)
+        ratio, slope, bend, everything = _weigh(
+            rk, pk, ok, anchor, inverse, gamma, log_gamma, move, steps, work == _FOLLOW, desk,
+            singles,
+        )  # fmt: skip
         sums[k, _RATIO], sums[k, _SLOPE], sums[k, _BEND] = ratio, slope, bend
         sums[k, _ALL] = everything
 
@@ -260,7 +337,7 @@ def decide(
         return _finish(size, state, sums, n_blocks, eps, fields)
     if work == _SCAN:
         mass = total(sums, _MASS, n_blocks)
-        if not sums_to_one(mass, eps):
+        if not sums_to_one(mass, size, eps):
             return BAD
         high, low = -np.inf, np.inf
         for k in range(n_blocks):
@@ -283,7 +360,7 @@ def _next(work: int, state: FloatArray, sums: FloatArray, n_blocks: int) -> int:
         return GENERAL
     state[_MOVE] = move
     change = abs(move) / gamma
-    if work == _FOLLOW and change <= _ENDS:
+    if work != _SCAN and change <= _ENDS:
         return _WRITE
     state[_ANCHOR] += state[_BETA] * move
     return _FOLLOW if change <= _FOLLOWS else _GUESS

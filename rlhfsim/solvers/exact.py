@@ -1,16 +1,21 @@
-"""Exact optima of regularized bandit objectives, certified.
+"""`solve`: exact optima of regularized bandit objectives, certified.
 
 For each prompt, `max_pi E_pi[r] - beta D_f(pi || p)` has the optimum `pi = p w`,
 `w = inverse_link((r - lambda) / beta)`, where the one number lambda makes `pi` sum to 1.
-`rlhfsim.solvers.general` does the work.
+
+KL, chi-squared and their positive combinations go through compiled kernels (`rlhfsim.kernels`);
+what these decline, at the ends of the floats, and every other divergence go through
+`rlhfsim.solvers.general`.  Tensors of torch and arrays of dask have routes of their own.
 
 Source: arXiv 2407.13399 (mixed divergence), 2205.11275 (KL).
 """
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any, overload
+
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from rlhfsim import checks
 from rlhfsim.checks import FloatArray
@@ -18,29 +23,61 @@ from rlhfsim.divergences import Divergence
 from rlhfsim.solvers.general import solve_rows
 from rlhfsim.solvers.solution import Solution, require_certified
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
+# Entries that the general route, which makes many temporaries, takes at a time.
+_SLICE = 1 << 20
+
+
+@overload
+def solve(
+    reward: Tensor, reference: Any, divergence: Divergence, beta: Any, *, out: Any = None
+) -> Solution[Tensor]: ...
+
+
+@overload
+def solve(
+    reward: ArrayLike,
+    reference: ArrayLike,
+    divergence: Divergence,
+    beta: ArrayLike,
+    *,
+    out: NDArray[Any] | None = None,
+) -> Solution[FloatArray]: ...
+
 
 def solve(
-    reward: ArrayLike, reference: ArrayLike, divergence: Divergence, beta: ArrayLike
-) -> Solution[FloatArray]:
+    reward: Any, reference: Any, divergence: Divergence, beta: Any, *, out: Any = None
+) -> Solution[Any]:
     """Return the exact maximiser of `E_pi[r] - beta D(pi || p)` over all policies, per prompt.
 
     Parameters
     ----------
     reward : (..., Y) array
-        Finite rewards; entries where `reference` is 0 do not matter.
+        Finite rewards; entries where `reference` is 0 do not matter where the divergence forbids
+        mass there.
     reference : (..., Y) array of distributions
-        The sampling policy `p`; responses of mass 0 get mass 0.
+        The sampling policy `p`.  Responses of mass 0 get mass 0, unless the divergence has a finite
+        `recession` and their reward is worth it.
     divergence : Divergence
-        `KL()`, `ChiSquared()`, or a positive combination such as `ChiSquared() + 0.5 * KL()`.
+        `KL()`, `ChiSquared()`, any other, or a positive combination such as
+        `ChiSquared() + 0.5 * KL()`.
     beta : number or array
         Positive regularization strengths, broadcast against the *prompt* axes `(...)` of the two
         arrays: a grid for an `(X, Y)` problem is `beta[:, None]` and gives an `(n_beta, X, Y)`
         policy.
+    out : (..., Y) array, optional
+        C-contiguous, of the shape and dtype of the policy, sharing no memory with the input; the
+        policy is written there.  What it holds after an error is undefined.
 
     Returns
     -------
     Solution
-        `policy` of the broadcast shape; `multiplier`, `value`, `gap`, `feasibility` per prompt.
+        `policy` of the broadcast shape; `multiplier`, `value`, `gap`, `feasibility`, `tolerance`
+        per prompt.  All float64, but where both arrays are float32 the policy is float32, and the
+        rows of `reference` need sum to 1 only within what single precision allows
+        (`checks.row_sum_tolerance`).  Tensors of torch and arrays of dask give their own kind.
 
     Raises
     ------
@@ -49,40 +86,188 @@ def solve(
     SolverError
         The duality gap or the feasibility exceeds what rounding explains.
 
+    Notes
+    -----
+    C-contiguous float64 or float32 arrays are read in place, read-only and memory-mapped ones too;
+    others are copied first.  The number of threads (`rlhfsim.threads`) does not change the answer.
+
     Examples
     --------
     >>> solve([1.0, 0.0], [0.5, 0.5], ChiSquared(), 1.0).policy
     array([0.75, 0.25])
     """
-    r = checks.as_real("reward", reward)
-    p = checks.as_distributions("reference", reference)
-    b = checks.as_positive("beta", beta)
-    if r.ndim == 0 or r.shape[-1] != p.shape[-1]:
-        raise ValueError(
-            f"reward has shape {r.shape} and reference {p.shape}; "
-            "their last axes must hold the same responses"
-        )
+    if type(reward) is not np.ndarray or type(reference) is not np.ndarray:
+        library = _library(reward, reference)
+        if library == "torch":
+            from rlhfsim.solvers.tensors import solve_tensors
+
+            return solve_tensors(reward, reference, divergence, beta, out=out)
+        if library == "dask":
+            from rlhfsim.solvers.dask_arrays import solve_dask
+
+            if out is not None:
+                raise ValueError("out is given; the policy of dask arrays is lazy and takes none")
+            return solve_dask(reward, reference, divergence, beta)
+    r, p = _as_given(reward, reference)
+    if r.ndim == 0 or p.ndim == 0 or r.shape[-1] != p.shape[-1] or p.size == 0:
+        raise _bad_responses(r, p)
     if not isinstance(divergence, Divergence):
         raise ValueError(f"divergence is {divergence!r}; it must be a Divergence such as KL()")
-    batch = checks.broadcast(reward=r[..., 0], reference=p[..., 0], beta=b)
+    b = _as_beta(beta)
+    if r.shape == p.shape and b.ndim == 0:
+        batch = r.shape[:-1]
+    else:
+        batch = checks.broadcast(reward=r[..., 0], reference=p[..., 0], beta=b)
+    policy = _destination(out, (*batch, r.shape[-1]), r, p)
+    return _solve(r, p, b, divergence, batch, policy)
+
+
+def _solve(
+    r: NDArray[Any],
+    p: NDArray[Any],
+    b: FloatArray,
+    divergence: Divergence,
+    batch: tuple[int, ...],
+    policy: NDArray[Any],
+) -> Solution[FloatArray]:
+    from rlhfsim.kernels import blocks, launch
+
+    kernel = launch.kernel_for(divergence) if policy.size else None
+    if kernel is None:
+        _check_input(r, p)
+        fields = np.empty((policy.size // r.shape[-1], blocks.FIELDS))
+        rows = np.arange(len(fields))
+    else:
+        fields, left = launch.solve_rows(kernel, r, p, b, batch, policy)
+        if not left:
+            return _solution(policy, fields, batch)
+        if (fields[:, blocks.STATUS] == blocks.BAD).any():
+            _check_input(r, p)
+        rows = np.flatnonzero(fields[:, blocks.STATUS] != blocks.DONE)
+    _generally(r, p, b, divergence, batch, policy, fields, rows)
+    return require_certified(_solution(policy, fields, batch), _eps(policy))
+
+
+def _generally(
+    r: NDArray[Any],
+    p: NDArray[Any],
+    b: FloatArray,
+    divergence: Divergence,
+    batch: tuple[int, ...],
+    policy: NDArray[Any],
+    fields: FloatArray,
+    rows: NDArray[np.int64],
+) -> None:
+    """Solve the given rows of the flattened batch by the general route, some at a time."""
     size = r.shape[-1]
-    rows = (int(np.prod(batch, dtype=np.int64)), size)
-    # C order makes every row sum run the same way whatever the caller's strides are.
-    r = np.ascontiguousarray(np.broadcast_to(r, (*batch, size))).reshape(rows)
-    p = np.ascontiguousarray(np.broadcast_to(p, (*batch, size))).reshape(rows)
-    b = np.ascontiguousarray(np.broadcast_to(b, batch)).reshape(rows[0])
-    solution = solve_rows(r, p, b, divergence)
-
-    def restore(field: FloatArray) -> FloatArray:
-        return field.reshape(batch)[()]
-
-    return require_certified(
-        Solution(
-            policy=solution.policy.reshape(*batch, size),
-            multiplier=restore(solution.multiplier),
-            value=restore(solution.value),
-            gap=restore(solution.gap),
-            feasibility=restore(solution.feasibility),
-            tolerance=restore(solution.tolerance),
+    wide_r, wide_p = np.broadcast_to(r, (*batch, size)), np.broadcast_to(p, (*batch, size))
+    wide_b = np.broadcast_to(b, batch)
+    flat = policy.reshape(-1, size)
+    step = max(1, _SLICE // size)
+    for begin in range(0, len(rows), step):
+        some = rows[begin : begin + step]
+        index = np.unravel_index(some, batch) if batch else ()
+        part = solve_rows(
+            wide_r[index].astype(np.float64).reshape(-1, size),
+            wide_p[index].astype(np.float64).reshape(-1, size),
+            wide_b[index].reshape(-1),
+            divergence,
         )
+        flat[some] = part.policy
+        scale = _eps(policy) / np.finfo(np.float64).eps
+        tolerance = part.tolerance * scale
+        off = np.abs(flat[some].sum(axis=-1, dtype=np.float64) - 1.0)
+        columns = (part.multiplier, part.value, part.gap, off, tolerance)
+        fields[some, : len(columns)] = np.stack(columns, axis=-1)
+
+
+def _solution(
+    policy: NDArray[Any], fields: FloatArray, batch: tuple[int, ...]
+) -> Solution[FloatArray]:
+    if len(batch) == 1:
+        columns = fields.T
+        return Solution(policy, columns[0], columns[1], columns[2], columns[3], columns[4])
+    multiplier, value, gap, feasibility, tolerance = (
+        fields[:, k].reshape(batch)[()] for k in range(5)
     )
+    return Solution(policy, multiplier, value, gap, feasibility, tolerance)
+
+
+def _eps(policy: NDArray[Any]) -> float:
+    return float(np.finfo(policy.dtype).eps)
+
+
+# ---- input ---------------------------------------------------------------------------------------
+
+_KEPT = (np.dtype(np.float64), np.dtype(np.float32))
+
+
+def _library(*arrays: object) -> str:
+    """Return "torch" or "dask" where one of the arrays is theirs, without importing either."""
+    for array in arrays:
+        root = type(array).__module__.partition(".")[0]
+        if root in ("torch", "dask"):
+            return root
+    return "numpy"
+
+
+def _as_given(reward: Any, reference: Any) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Return both as C-contiguous arrays, float32 if both are, else float64.
+
+    Arrays of floats are not looked into: the kernels do that while they read them.
+    """
+    r, p = _plain("reward", reward), _plain("reference", reference)
+    if r.dtype != p.dtype:
+        r, p = r.astype(np.float64, copy=False), p.astype(np.float64, copy=False)
+    if not (r.flags.c_contiguous and r.flags.aligned):
+        r = np.array(r, order="C")
+    if not (p.flags.c_contiguous and p.flags.aligned):
+        p = np.array(p, order="C")
+    return r, p
+
+
+def _plain(name: str, value: Any) -> NDArray[Any]:
+    if type(value) is np.ndarray and value.dtype in _KEPT:
+        return value
+    if type(value) is np.memmap and value.dtype in _KEPT:
+        return np.asarray(value)
+    return checks.as_real(name, value)
+
+
+def _as_beta(beta: Any) -> FloatArray:
+    if type(beta) is float and 0.0 < beta < np.inf:
+        return np.array(beta)
+    return np.ascontiguousarray(checks.as_positive("beta", beta)).reshape(np.shape(beta))
+
+
+def _bad_responses(r: NDArray[Any], p: NDArray[Any]) -> ValueError:
+    if p.ndim == 0 or p.size == 0:
+        return ValueError(f"reference has shape {p.shape}; it must hold at least one response")
+    return ValueError(
+        f"reward has shape {r.shape} and reference {p.shape}; "
+        "their last axes must hold the same responses"
+    )
+
+
+def _check_input(r: NDArray[Any], p: NDArray[Any]) -> None:
+    """Raise what is wrong with the input, if anything is."""
+    checks.as_real("reward", r)
+    tolerance = checks.row_sum_tolerance(p.dtype, p.shape[-1])
+    checks.as_distributions("reference", p, tolerance=tolerance)
+
+
+def _destination(
+    out: Any, shape: tuple[int, ...], r: NDArray[Any], p: NDArray[Any]
+) -> NDArray[Any]:
+    if out is None:
+        return np.empty(shape, dtype=r.dtype)
+    if not isinstance(out, np.ndarray) or out.dtype != r.dtype or out.shape != shape:
+        found = f"a {type(out).__name__}"
+        if isinstance(out, np.ndarray):
+            found = f"of shape {out.shape} and {out.dtype}"
+        raise ValueError(f"out is {found}; it must be an array of shape {shape} and {r.dtype}")
+    if not (out.flags.c_contiguous and out.flags.writeable and out.flags.aligned):
+        raise ValueError("out is not C-contiguous, aligned and writeable; it must be all three")
+    if np.may_share_memory(out, r) or np.may_share_memory(out, p):
+        raise ValueError("out shares memory with reward or reference; it must not")
+    return out

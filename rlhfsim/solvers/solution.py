@@ -10,6 +10,7 @@ import numpy as np
 from rlhfsim.checks import FloatArray
 
 Array = TypeVar("Array")
+_EPS = float(np.finfo(np.float64).eps)
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,10 +55,13 @@ class SolverError(RuntimeError):
         return type(self), (str(self), self.solution)
 
 
-def require_certified(solution: Solution[FloatArray]) -> Solution[FloatArray]:
-    """Return `solution`, or raise `SolverError` naming the first prompt with a bad certificate."""
-    size = solution.policy.shape[-1]
-    feasible = solution.feasibility <= rounding(size)
+def require_certified(solution: Solution[FloatArray], eps: float = _EPS) -> Solution[FloatArray]:
+    """Return `solution`, or raise `SolverError` naming the first prompt with a bad certificate.
+
+    `eps` is the spacing of the policy's floats at 1.
+    """
+    margin = rounding(solution.policy.shape[-1], eps)
+    feasible = solution.feasibility <= margin
     # Written so that NaN fails; an infinite gap must not pass against an infinite tolerance.
     good = np.isfinite(solution.gap) & (np.abs(solution.gap) <= solution.tolerance) & feasible
     if np.all(good):
@@ -68,11 +72,11 @@ def require_certified(solution: Solution[FloatArray]) -> Solution[FloatArray]:
     raise SolverError(
         f"no certified optimum{where}: duality gap {solution.gap[index]:.3g} "
         f"(allowed {solution.tolerance[index]:.3g}), |sum(policy) - 1| = "
-        f"{solution.feasibility[index]:.3g} (allowed {rounding(size):.3g})",
+        f"{solution.feasibility[index]:.3g} (allowed {margin:.3g})",
         solution,
     )
 
 
-def rounding(size: int) -> float:
+def rounding(size: int, eps: float = _EPS) -> float:
     """Return the relative error that a pairwise sum of `size` rounded terms may carry."""
-    return float(np.finfo(np.float64).eps * (16 + np.log2(size)))
+    return float(eps * (16 + np.log2(size)))
