@@ -24,14 +24,17 @@ module              what is in it
 `special`           Wright omega and `(1+u) log(1+u) - u`, accurate to a few ulp
 `frozen`            dataclasses that stay frozen when copied or pickled
 `randomness`        one generator per (study, cell, seed)
-`divergences`       `KL`, `ChiSquared`, sums and multiples; TV, Hellinger, Renyi
+`threads`           how many threads a solve may use
+`divergences`       `KL`, `ChiSquared` and any other f-divergence; sums, multiples; TV, Renyi
 `coverage`          `concentrability` and its relatives
 `bandit`            `ContextualBandit`: value, regret, optimal policy
 `table`             a bandit from a table of scored responses
 `instances`         named families: random, Zipf, log-linear, Proposition A.1
 `preferences`       `PreferenceData`, `sample_preferences`
 `rewards`           `fit_reward`: tabular Bradley-Terry, finite class, existence of the MLE
-`solvers`           `solve` -> `Solution` with its duality gap; the mpmath reference solver
+`kernels`           compiled passes over rows, behind `solve`
+`solvers`           `solve` -> `Solution` with its duality gap: numpy, torch, dask, streamed; with
+                    constraints (`solve_convex`); the path in beta; the mpmath reference solver
 `best_of_n`         exact best-of-N with ties
 `bounds`            right-hand sides of theorems, every constant explicit
 `claims`            statements of the literature as objects that can be evaluated
@@ -53,10 +56,15 @@ from rlhfsim.coverage import (
     max_concentrability,
 )
 from rlhfsim.divergences import (
+    ALL_DIVERGENCES,
     DIVERGENCES,
     KL,
+    AlphaDivergence,
     ChiSquared,
     Divergence,
+    ForwardKL,
+    JensenShannon,
+    SquaredHellinger,
     renyi,
     squared_hellinger,
     total_variation,
@@ -64,34 +72,62 @@ from rlhfsim.divergences import (
 from rlhfsim.instances import log_linear_bandit, proposition_a1, random_bandit, zipf_bandit
 from rlhfsim.preferences import PreferenceData, sample_preferences
 from rlhfsim.rewards import FiniteClass, MLEDoesNotExistError, Tabular, fit_reward
-from rlhfsim.solvers import Solution, SolverError, solve
+from rlhfsim.solvers import (
+    BestBeta,
+    ChiSquaredPath,
+    ConvexSolution,
+    Solution,
+    SolverError,
+    StreamedSolution,
+    best_beta,
+    chi_squared_path,
+    solve,
+    solve_convex,
+    solve_streaming,
+)
 from rlhfsim.table import example_table
+from rlhfsim.threads import get_threads, set_threads
 
 __all__ = [
+    "ALL_DIVERGENCES",
     "DIVERGENCES",
     "KL",
+    "AlphaDivergence",
+    "BestBeta",
     "ChiSquared",
+    "ChiSquaredPath",
     "ContextualBandit",
+    "ConvexSolution",
     "Divergence",
     "FiniteClass",
+    "ForwardKL",
+    "JensenShannon",
     "MLEDoesNotExistError",
     "PreferenceData",
     "Solution",
     "SolverError",
+    "SquaredHellinger",
+    "StreamedSolution",
     "Tabular",
     "all_policy_concentrability",
+    "best_beta",
     "best_of_n",
     "best_of_n_kl_formula",
+    "chi_squared_path",
     "concentrability",
     "example_table",
     "fit_reward",
+    "get_threads",
     "log_linear_bandit",
     "max_concentrability",
     "proposition_a1",
     "random_bandit",
     "renyi",
     "sample_preferences",
+    "set_threads",
     "solve",
+    "solve_convex",
+    "solve_streaming",
     "squared_hellinger",
     "total_variation",
     "zipf_bandit",

@@ -9,48 +9,25 @@ from hypothesis import strategies as st
 from scipy.optimize import brentq
 
 from rlhfsim.divergences import (
-    DIVERGENCES,
+    ALL_DIVERGENCES,
     KL,
+    AlphaDivergence,
     ChiSquared,
     Combination,
     Divergence,
+    ForwardKL,
+    JensenShannon,
+    SquaredHellinger,
     renyi,
+    require_consistent,
     squared_hellinger,
     total_variation,
 )
 from rlhfsim.solvers import solve
 
 EPS = np.finfo(float).eps
-EACH = pytest.mark.parametrize("divergence", DIVERGENCES, ids=repr)
+EACH = pytest.mark.parametrize("divergence", ALL_DIVERGENCES, ids=repr)
 RATIOS = np.concatenate([np.geomspace(1e-12, 1e12, 97), [0.5, 0.999, 1.0, 1.001, 1.5, 2.0]])
-
-
-@dataclass(frozen=True)
-class ForwardKL(Divergence):
-    """A third kind, with finite recession, that exercises the generic routes."""
-
-    @property
-    def recession(self):
-        return 1.0
-
-    def perspective(self, policy, reference):
-        pi, p = np.asarray(policy, dtype=float), np.asarray(reference, dtype=float)
-        excess = (pi - p) / p
-        with np.errstate(divide="ignore"):
-            return p * (excess - np.log1p(excess))
-
-    def link(self, ratio):
-        t = np.asarray(ratio, dtype=float)
-        with np.errstate(divide="ignore", over="ignore"):
-            return (t - 1.0) / t
-
-    def link_slope(self, ratio):
-        return np.asarray(ratio, dtype=float) ** -2.0
-
-    def inverse_link(self, score):
-        s = np.asarray(score, dtype=float)
-        with np.errstate(divide="ignore"):
-            return np.where(s < 1, 1.0 / np.where(s < 1, 1.0 - s, 1.0), np.inf)
 
 
 def exact_generator(divergence, t):
@@ -58,9 +35,21 @@ def exact_generator(divergence, t):
     formulas = {
         KL(): lambda t: (t * mp.log(t) if t else 0) - t + 1,
         ChiSquared(): lambda t: (t - 1) ** 2 / 2,
-        ForwardKL(): lambda t: -mp.log(t) + t - 1,
+        ForwardKL(): lambda t: (-mp.log(t) if t else mp.inf) + t - 1,
+        SquaredHellinger(): lambda t: (mp.sqrt(t) - 1) ** 2,
+        JensenShannon(): lambda t: (
+            ((t * mp.log(2 * t / (t + 1)) if t else 0) + mp.log(2 / (t + 1))) / 2
+        ),
     }
-    return mp.fsum(mp.mpf(weight) * formulas[base](t) for weight, base in divergence.terms())
+
+    def one(base):
+        if not isinstance(base, AlphaDivergence):
+            return formulas[base](t)
+        a = mp.mpf(base.alpha)
+        power = t**a if t or a > 0 else mp.inf
+        return (power - 1 - a * (t - 1)) / (a * (a - 1))
+
+    return mp.fsum(mp.mpf(weight) * one(base) for weight, base in divergence.terms())
 
 
 def exact_divergence(divergence, policy, reference):
@@ -80,7 +69,6 @@ def test_generator_and_link_vanish_at_one(divergence):
     assert divergence.generator(1.0) == 0
     assert divergence.link(1.0) == 0
     assert divergence.inverse_link(0.0) == pytest.approx(1.0, abs=2 * EPS)
-    assert divergence.recession == np.inf
 
 
 @EACH
@@ -94,7 +82,8 @@ def test_generator_and_its_derivatives_agree_with_mpmath(divergence):
             slope = mp.diff(lambda v: exact_generator(divergence, v), x, h=step)
             # log t and t - 1 carry the rounding of their larger term when they cancel or add.
             size = mp.fsum(
-                w * abs(mp.log(x) if base == KL() else x - 1) for w, base in divergence.terms()
+                w * abs(mp.diff(lambda v, b=base: exact_generator(b, v), x, h=step))
+                for w, base in divergence.terms()
             )
             assert abs(mp.mpf(float(divergence.link(t))) - slope) <= 4 * EPS * size + 1e-18
             curvature = mp.diff(lambda v: exact_generator(divergence, v), x, 2, h=step)
@@ -103,17 +92,19 @@ def test_generator_and_its_derivatives_agree_with_mpmath(divergence):
 
 @EACH
 def test_inverse_link_inverts_the_link(divergence):
-    s = divergence.link(RATIOS)
+    # Where the link rounds to its limit, the ratio cannot be told from it.
+    t = RATIOS[divergence.link(RATIOS) < divergence.recession]
+    s = divergence.link(t)
     # s is rounded, which moves the ratio by eps s / f''.
-    slack = 8 * EPS * (1 + np.abs(s) / (divergence.link_slope(RATIOS) * RATIOS))
+    slack = 8 * EPS * (1 + np.abs(s) / (divergence.link_slope(t) * t))
     if divergence == ChiSquared():
-        slack = slack + 2 * EPS / RATIOS
+        slack = slack + 2 * EPS / t
     if isinstance(divergence, Combination):
         # s loses the digits of the smaller of its terms.
-        size = sum(w * np.abs(base.link(RATIOS)) for w, base in divergence.terms())
-        size = size + {b: w for w, b in divergence.terms()}[ChiSquared()]
-        slack = slack + 4 * EPS * size / (divergence.link_slope(RATIOS) * RATIOS)
-    assert np.all(np.abs(divergence.inverse_link(s) / RATIOS - 1) <= slack)
+        size = sum(w * np.abs(base.link(t)) for w, base in divergence.terms())
+        size = size + sum(w for w, _ in divergence.terms())
+        slack = slack + 4 * EPS * size / (divergence.link_slope(t) * t)
+    assert np.all(np.abs(divergence.inverse_link(s) / t - 1) <= slack)
 
 
 def test_inverse_link_clips_only_where_the_link_is_bounded_below():
@@ -149,6 +140,10 @@ def test_mixed_inverse_link_solves_its_equation(gamma):
 def test_conjugate_is_the_supremum(divergence):
     s = divergence.link(RATIOS[(RATIOS > 1e-6) & (RATIOS < 1e6)])
     s = np.concatenate([s, [-30.0, -2.0, -1.0, -0.5, 0.0, 0.5, 2.0]])
+    if np.isfinite(divergence.recession):
+        above = divergence.recession * np.array([1 + 1e-15, 1.5, 100.0])
+        assert np.all(divergence.conjugate(above) == np.inf)
+        s = s[s < divergence.recession * (1 - 1e-12)]
     conjugate = divergence.conjugate(s)
     grid = np.concatenate([[0.0], np.geomspace(1e-8, 1e8, 4001)])
     below = s[:, None] * grid - divergence.generator(grid)
@@ -223,6 +218,9 @@ def test_rare_references(divergence, tiny):
         pi = np.array([share, 1 - share])
         with mp.workdps(60):
             exact = exact_divergence(divergence, pi, p)
+            if exact > 1e300:
+                assert divergence(pi, p) > 1e300
+                continue
             assert relative_error(divergence(pi, p), exact) <= 16 * EPS
 
 
@@ -234,24 +232,70 @@ def test_subnormal_references(tiny):
     assert ChiSquared()(pi, p) >= 1e308
 
 
+POINT_MASS = {
+    KL(): math.log(4),
+    ChiSquared(): 1.5,
+    ForwardKL(): math.inf,
+    JensenShannon(): 0.5 * (math.log(8 / 5) + 0.25 * math.log(2 / 5) + 0.75 * math.log(2)),
+    SquaredHellinger(): 1.0,
+    AlphaDivergence(-1.0): math.inf,
+    AlphaDivergence(0.3): (4**-0.7 - 1) / (0.3 * -0.7),
+    AlphaDivergence(0.9): (4**-0.1 - 1) / (0.9 * -0.1),
+    AlphaDivergence(1.5): (4**0.5 - 1) / 0.75,
+    AlphaDivergence(3.0): (4**2 - 1) / 6,
+}
+
+
 @EACH
 def test_point_mass_by_hand(divergence):
-    weights = {base: weight for weight, base in divergence.terms()}
-    expected = weights.get(KL(), 0) * math.log(4) + weights.get(ChiSquared(), 0) * 1.5
+    expected = sum(weight * POINT_MASS[base] for weight, base in divergence.terms())
     assert divergence([1, 0, 0, 0], [0.25] * 4) == pytest.approx(expected, rel=1e-15)
     assert divergence([0.25] * 4, [0.25] * 4) == 0
 
 
 @EACH
-def test_infinite_without_support_and_zero_for_free_zeros(divergence):
-    assert divergence([0.5, 0.5], [1.0, 0.0]) == np.inf
-    assert divergence([1e-300, 1.0], [0.0, 1.0]) == np.inf
+def test_supports_that_differ(divergence):
+    at_zero = float(divergence.generator(0.0))
+    half = float(divergence.generator(0.5))
+    # Mass outside costs the recession, mass that is missing f(0).
+    assert divergence([0.5, 0.5], [1.0, 0.0]) == pytest.approx(
+        half + 0.5 * divergence.recession, rel=1e-15
+    )
+    assert divergence([1e-300, 1.0], [0.0, 1.0]) == pytest.approx(
+        1e-300 * divergence.recession, rel=1e-15
+    )
+    assert divergence([1.0, 0.0], [0.0, 1.0]) == pytest.approx(
+        at_zero + divergence.recession, rel=1e-15
+    )
     assert divergence([1.0, 0.0], [1.0, 0.0]) == 0
     policy = np.array([[0.5, 0.5], [0.25, 0.75]])
     reference = np.array([[1.0, 0.0], [0.5, 0.5]])
-    assert divergence(policy, reference, [0.5, 0.5]) == np.inf
+    value = divergence(policy, reference, [0.5, 0.5])
+    assert (value == np.inf) == (divergence.recession == np.inf)
     # A prompt of weight 0 does not count, even at infinity.
     assert divergence(policy, reference, [0.0, 1.0]) == divergence(policy[1], reference[1])
+
+
+@EACH
+def test_limits_of_the_generator(divergence):
+    """`recession` and `f(0)` are limits, and `f'` runs to the first of them."""
+    with mp.workdps(700):
+        far = mp.mpf(10) ** 600
+        slope = exact_generator(divergence, far) / far
+        if divergence.recession == np.inf:
+            assert slope > 500
+        else:
+            # The tail of alpha = 0.9 is still 1e-59 there, and 1/(1 - 0.9) is rounded.
+            assert abs(divergence.recession - slope) < mp.mpf(10) ** -15 or (
+                divergence == AlphaDivergence(0.9)
+                and abs(divergence.recession - slope) < mp.mpf(10) ** -14 + 20 * far ** mp.mpf(-0.1)
+            )
+            assert divergence.link(1e300) <= divergence.recession
+        near = exact_generator(divergence, mp.mpf(10) ** -600)
+        if np.isfinite(divergence.generator(0.0)):
+            assert relative_error(divergence.generator(0.0), near) <= 4 * EPS
+        else:
+            assert near > 100
 
 
 def test_finite_recession_costs_its_share():
@@ -332,7 +376,7 @@ def test_sums_and_multiples():
 
 
 def test_repr_reads_back():
-    for divergence in DIVERGENCES:
+    for divergence in ALL_DIVERGENCES:
         assert eval(repr(divergence)) == divergence
     assert repr(ChiSquared() + 0.5 * KL()) == "ChiSquared() + 0.5 * KL()"
     assert repr(2 * KL()) == "2 * KL()"
@@ -434,6 +478,258 @@ def test_generic_solver_against_brentq(divergence, beta):
     for _ in range(20):
         other = rng.dirichlet(np.ones(6))
         assert other @ r - beta * divergence(other, p) < solution.value
+
+
+def test_numeric_inverse_at_its_ends():
+    """Zero, infinity and everything between, where links are bounded and where they are not."""
+    bounded = AlphaDivergence(3.0) + AlphaDivergence(5.0)
+    lowest = float(bounded.link(0.0))
+    assert np.array_equal(bounded.inverse_link([lowest, lowest - 1, -np.inf]), np.zeros(3))
+    assert 0 < bounded.inverse_link(np.nextafter(lowest, 0)) < 1e-5
+    flat = ForwardKL() + JensenShannon()
+    top = flat.recession
+    assert np.array_equal(flat.inverse_link([top, top + 1, np.inf]), np.full(3, np.inf))
+    assert 1e10 < flat.inverse_link(np.nextafter(top, 0)) < np.inf
+    assert flat.inverse_link(-1e300) == pytest.approx(1e-300, rel=1e-12)
+    assert flat.inverse_link(np.zeros((0, 3))).shape == (0, 3)
+    assert flat.inverse_link(0.1).shape == ()
+
+
+WIDE = np.concatenate([np.geomspace(1e-150, 1e150, 301), 1 + np.geomspace(1e-12, 0.5, 12)])
+FINITE = [d for d in ALL_DIVERGENCES if np.isfinite(d.recession)]
+
+
+@EACH
+def test_default_members_agree_with_the_closed_forms(divergence):
+    """What a class inherits if it writes four members only."""
+    t = WIDE[np.isfinite(divergence.link(WIDE)) & (divergence.link(WIDE) < divergence.recession)]
+    s = np.concatenate([divergence.link(t), [0.0]])
+    inverse, default = divergence.inverse_link(s), Divergence.inverse_link(divergence, s)
+    t = np.where(inverse > 0, inverse, 1.0)
+    cond = 1 + (np.abs(s) + 1) / (t * divergence.link_slope(t))
+    clear = (inverse > 0) & np.isfinite(inverse) & (cond < 1e6)
+    assert clear.sum() > 30
+    assert np.all(np.abs(default / t - 1)[clear] <= (16 * EPS * cond)[clear])
+    # (Cancellation in s t - f(t) is all that the default conjugate loses.)
+    s = s[(t < 1e4) & clear]
+    exact, default = divergence.conjugate(s), Divergence.conjugate_perspective(divergence, s, 1.0)
+    size = np.abs(s) * divergence.inverse_link(s) + np.abs(exact)
+    assert np.all(np.abs(exact - default) <= 1e-13 * size + 1e-30)
+
+
+@pytest.mark.parametrize("divergence", FINITE, ids=repr)
+def test_tail_is_the_distance_to_the_recession(divergence):
+    ratios = np.concatenate([np.geomspace(1e-100, 1e100, 81), [1.0, 1.5]])
+    with mp.workdps(800):
+        for t in ratios:
+            # The slope far out, minus the slope at t.
+            x = mp.mpf(float(t))
+            far = exact_slope(divergence, mp.mpf(10) ** 20000)
+            exact = far - exact_slope(divergence, x)
+            assert relative_error(divergence.tail(t), exact) <= 8 * EPS, t
+    u = divergence.tail(ratios)
+    cond = u / (ratios * divergence.link_slope(ratios))
+    slack = 16 * EPS * (1 + cond)
+    assert np.all(np.abs(divergence.inverse_tail(u) / ratios - 1) <= slack)
+    default = Divergence.inverse_tail(divergence, u)
+    assert np.all(np.abs(default / ratios - 1) <= slack)
+    # Where the recession does not drown it, the tail and the link are one.
+    small = (ratios < 1) & (ratios > 1e-12)
+    np.testing.assert_allclose(u[small], divergence.recession - divergence.link(ratios[small]))
+    # So are the two conjugates.
+    s = divergence.recession - u[small]
+    np.testing.assert_allclose(
+        divergence.conjugate_tail(u[small], 0.3),
+        divergence.conjugate_perspective(s, 0.3),
+        rtol=1e-12,
+        atol=1e-15,
+    )
+
+
+def exact_slope(divergence, t):
+    """f'(t) in mpmath, written out here."""
+    formulas = {
+        ForwardKL(): lambda t: 1 - 1 / t,
+        SquaredHellinger(): lambda t: 1 - 1 / mp.sqrt(t),
+        JensenShannon(): lambda t: mp.log(2 * t / (1 + t)) / 2,
+    }
+
+    def one(base):
+        if isinstance(base, AlphaDivergence):
+            a = mp.mpf(base.alpha)
+            return (t ** (a - 1) - 1) / (a - 1)
+        return formulas[base](t)
+
+    return mp.fsum(mp.mpf(weight) * one(base) for weight, base in divergence.terms())
+
+
+@EACH
+def test_members_are_consistent(divergence):
+    require_consistent(divergence)
+
+
+@pytest.mark.parametrize(
+    ("member", "change", "message"),
+    [
+        ("link", lambda f: lambda t: f(t) * (1 + 1e-8), "link of .* is not the derivative of gen"),
+        ("link", lambda f: lambda t: f(t) + 1e-8, r"link\(1\) of .* must be 0"),
+        ("link_slope", lambda f: lambda t: f(t) * (1 - 1e-8), "link_slope .* derivative of link"),
+        ("link_slope", lambda f: lambda t: -f(t), r"link_slope\(1.\S+\) of .* must be positive"),
+        ("generator", lambda f: lambda t: f(t) + 1e-9, r"generator\(1\) of .* must be 0"),
+        ("recession", lambda f: 1.1, "recession of .* is 1.1; it must be the limit of link"),
+        ("recession", lambda f: 0.99, "recession of .* is 0.99; it must be the limit of link"),
+    ],
+)
+def test_inconsistent_members_are_named(member, change, message):
+    wrong = type("Wrong", (SquaredHellinger,), {})()
+    right = getattr(SquaredHellinger(), member)
+    setattr(type(wrong), member, change(right) if member == "recession" else None)
+    if member != "recession":
+        changed = change(right)
+        setattr(type(wrong), member, lambda self, t: changed(t))
+    with pytest.raises(ValueError, match=message):
+        require_consistent(wrong)
+
+
+# ---- relations -----------------------------------------------------------------------------------
+
+
+def pairs(seed, count=100, size=5):
+    rng = np.random.default_rng(seed)
+    return rng.dirichlet(np.full(size, 0.5), (2, count))
+
+
+def test_forward_kl_is_kl_with_its_arguments_swapped():
+    pi, p = pairs(20)
+    np.testing.assert_array_equal(ForwardKL().per_prompt(pi, p), KL().per_prompt(p, pi))
+    assert ForwardKL()([1.0, 0.0], [0.5, 0.5]) == KL()([0.5, 0.5], [1.0, 0.0]) == np.inf
+    assert ForwardKL()([0.5, 0.5], [1.0, 0.0]) == KL()([1.0, 0.0], [0.5, 0.5])
+
+
+def test_jensen_shannon_is_the_mean_divergence_to_the_midpoint():
+    pi, p = pairs(21)
+    middle = (pi + p) / 2
+    expected = (KL().per_prompt(pi, middle) + KL().per_prompt(p, middle)) / 2
+    value = JensenShannon().per_prompt(pi, p)
+    np.testing.assert_allclose(value, expected, rtol=1e-13)
+    np.testing.assert_allclose(value, JensenShannon().per_prompt(p, pi), rtol=1e-15)
+    assert np.all(value < math.log(2))
+    assert JensenShannon()([1, 0, 0], [0, 0.5, 0.5]) == pytest.approx(math.log(2), rel=1e-15)
+    # Its square root is a metric; the triangle below is close to flat.
+    root = np.sqrt(value[:50])
+    between = np.sqrt(JensenShannon().per_prompt(pi[:50], pi[50:])) + np.sqrt(
+        JensenShannon().per_prompt(pi[50:], p[:50])
+    )
+    assert np.all(root <= between)
+
+
+def test_hellinger_is_bounded_by_two_and_symmetric():
+    pi, p = pairs(22)
+    value = SquaredHellinger().per_prompt(pi, p)
+    np.testing.assert_allclose(value, 2 - 2 * np.sqrt(pi * p).sum(axis=-1), rtol=1e-13)
+    np.testing.assert_array_equal(value, SquaredHellinger().per_prompt(p, pi))
+    assert np.all(value < 2)
+    assert SquaredHellinger()([1, 0, 0], [0, 0.5, 0.5]) == pytest.approx(2, rel=1e-15)
+    assert SquaredHellinger()([1, 0, 0], [0, 0.25, 0.75]) <= 2
+    assert squared_hellinger(pi[0], p[0]) == SquaredHellinger()(pi[0], p[0])
+    np.testing.assert_allclose(AlphaDivergence(0.5).per_prompt(pi, p), 2 * value, rtol=1e-14)
+
+
+@pytest.mark.parametrize("alpha", [-3.0, -0.2, 1e-9, 0.3, 0.5, 0.8, 1.2, 4.0])
+def test_alpha_swaps_its_arguments(alpha):
+    """`D_a(pi || p) = D_(1-a)(p || pi)`."""
+    pi, p = pairs(23)
+    np.testing.assert_allclose(
+        AlphaDivergence(alpha).per_prompt(pi, p),
+        AlphaDivergence(1 - alpha).per_prompt(p, pi),
+        rtol=1e-12,
+    )
+
+
+@pytest.mark.parametrize("order", [0.2, 0.5, 0.9, 1.1, 3.0])
+def test_alpha_and_renyi(order):
+    """`D_Renyi = log(1 + a (a - 1) D_a)/(a - 1)`."""
+    pi, p = pairs(24)
+    value = np.log1p(order * (order - 1) * AlphaDivergence(order).per_prompt(pi, p)) / (order - 1)
+    np.testing.assert_allclose(renyi(pi, p, order), value, rtol=1e-12)
+
+
+LIMITS = [(0.0, ForwardKL()), (1.0, KL()), (2.0, ChiSquared()), (0.5, 2 * SquaredHellinger())]
+
+
+@pytest.mark.parametrize(("alpha", "limit"), LIMITS, ids=str)
+def test_alpha_has_its_limits(alpha, limit):
+    t = np.concatenate([np.geomspace(1e-6, 1e6, 49), 1 + np.geomspace(1e-12, 1e-2, 11)])
+    s = limit.link(t)
+    at = AlphaDivergence(alpha)
+    assert at.recession == limit.recession
+    for member in ("generator", "link", "link_slope"):
+        np.testing.assert_allclose(getattr(at, member)(t), getattr(limit, member)(t), rtol=1e-13)
+    clear = (s < limit.recession * (1 - 1e-3)) & (s > -0.999)
+    for member in ("inverse_link", "conjugate"):
+        np.testing.assert_allclose(
+            getattr(at, member)(s[clear]), getattr(limit, member)(s[clear]), rtol=1e-12
+        )
+    # Approached at the rate |a - limit|, down to distances where a - 1 loses all its digits.
+    pi, p = pairs(25)
+    value = limit.per_prompt(pi, p)
+    for step in (1e-3, 1e-6, 1e-9, 1e-12, 1e-15):
+        for a in (alpha - step, alpha + step):
+            near = AlphaDivergence(a).per_prompt(pi, p)
+            assert np.all(np.abs(near / value - 1) <= 1000 * step + 1e-14)
+
+
+def test_alpha_at_its_limits_is_the_limit_in_sums():
+    assert AlphaDivergence(1).terms() == KL().terms()
+    assert 2 * AlphaDivergence(0) == 2 * ForwardKL()
+    assert AlphaDivergence(2) + KL() == ChiSquared() + KL()
+    assert (AlphaDivergence(1) + KL()) == 2 * KL()
+    assert AlphaDivergence(np.float64(3)) == AlphaDivergence(3)
+    assert repr(AlphaDivergence(3)) == "AlphaDivergence(alpha=3.0)"
+    # Alone it keeps its name, and takes the route of the limit.
+    problem = [1.0, 0.3, -2.0], [0.2, 0.3, 0.5]
+    for alpha, limit in LIMITS[:3]:
+        np.testing.assert_allclose(
+            solve(*problem, AlphaDivergence(alpha), 0.7).policy,
+            solve(*problem, limit, 0.7).policy,
+            rtol=1e-14,
+        )
+
+
+@pytest.mark.parametrize("alpha", [math.nan, math.inf, -math.inf, "2", None, True, [2.0], 2j])
+def test_bad_alpha(alpha):
+    with pytest.raises(ValueError, match=r"alpha (is|\[0\])"):
+        AlphaDivergence(alpha)
+
+
+ALPHAS = [-4.0, -1.0, -1e-7, 1e-7, 0.2, 0.5, 1 - 1e-7, 1 + 1e-7, 1.7, 2 + 1e-9, 6.0]
+
+
+@pytest.mark.parametrize("alpha", ALPHAS)
+def test_alpha_keeps_its_digits(alpha):
+    divergence = AlphaDivergence(alpha)
+    rng = np.random.default_rng(26)
+    with mp.workdps(120):
+        for distance in (1e-13, 1e-8, 1e-3, 0.9):
+            p = rng.dirichlet(np.ones(6))
+            pi = p * (1 + distance * rng.uniform(-1, 1, 6))
+            pi = pi / pi.sum()
+            exact = exact_divergence(divergence, pi, p)
+            assert relative_error(divergence(pi, p), exact) <= 16 * EPS
+        for t in (1e-20, 1e-3, 0.9, 1.1, 1e3, 1e20):
+            exact = exact_slope(divergence, mp.mpf(t))
+            assert relative_error(divergence.link(t), exact) <= 8 * EPS
+            s = float(exact)
+            if not s < divergence.recession or s <= float(divergence.link(0.0)):
+                continue
+            base = 1 + (mp.mpf(alpha) - 1) * mp.mpf(s)
+            exact = base ** (1 / (mp.mpf(alpha) - 1))
+            slack = 8 * EPS * (1 + abs(s / base))
+            assert relative_error(divergence.inverse_link(s), exact) <= slack
+            exact = (base ** (mp.mpf(alpha) / (mp.mpf(alpha) - 1)) - 1) / mp.mpf(alpha)
+            slack = 16 * EPS * (1 + abs(alpha) * abs(s / base)) * (1 + abs(1 / (alpha * exact)))
+            slack = slack if abs(alpha) > 1e-3 else 8 * EPS * (1 + abs(s / base))
+            assert relative_error(divergence.conjugate(s), exact) <= slack
 
 
 # ---- distances -----------------------------------------------------------------------------------
@@ -621,7 +917,7 @@ def test_renyi_takes_any_real_order(order):
 
 
 def every_divergence_call(policy, reference, prompt_dist=None):
-    for function in (*DIVERGENCES, total_variation, squared_hellinger):
+    for function in (*ALL_DIVERGENCES, total_variation, squared_hellinger):
         yield lambda f=function: f(policy, reference, prompt_dist)
 
 
@@ -662,7 +958,7 @@ def test_arrays_are_not_mutated():
         call()
     renyi(policy, reference, 3)
     score = np.array([-2.0, 0.5])
-    for divergence in DIVERGENCES:
+    for divergence in ALL_DIVERGENCES:
         divergence.conjugate(score)
         divergence.inverse_link(score)
     assert np.array_equal(score, [-2.0, 0.5])

@@ -16,14 +16,18 @@ from numpy.typing import ArrayLike
 
 from rlhfsim import checks
 from rlhfsim.checks import FloatArray
+from rlhfsim.divergences.inversion import SMALLEST, invert_decreasing, invert_increasing
 
 
 class Divergence(ABC):
     """An f-divergence `D_f(policy || reference) = E_x sum_y p f(policy/p)`, `p = reference`.
 
-    A new divergence is one subclass with the five members marked abstract.  `perspective` rather
-    than `f` itself is primitive because `p f(pi/p)` can be computed without cancellation near
-    `pi = p` and without overflow where `pi/p` is large, and `f` follows from it at `p = 1`.
+    A new divergence is one subclass with the four members marked abstract; `f` is strictly convex.
+    `perspective` rather than `f` itself is primitive because `p f(pi/p)` can be computed without
+    cancellation near `pi = p` and without overflow where `pi/p` is large, and `f` follows from it
+    at `p = 1`.  `inverse_link` is worth writing where it has a closed form, for speed; `tail`
+    where `recession` is finite and references hold very rare responses.
+    `rlhfsim.divergences.require_consistent` checks that the members belong together.
     """
 
     # Without it, `array * divergence` would be an array of objects, one divergence per entry.
@@ -32,11 +36,11 @@ class Divergence(ABC):
     @property
     @abstractmethod
     def recession(self) -> float:
-        """`lim f(t)/t` as t grows: the cost of a unit of mass where the reference has none."""
+        """`lim f(t)/t = lim f'(t)` as t grows: the cost of mass where the reference has none."""
 
     @abstractmethod
     def perspective(self, policy: ArrayLike, reference: ArrayLike) -> FloatArray:
-        """Return `p f(pi/p)` elementwise, for `reference > 0`."""
+        """Return `p f(pi/p)` elementwise, for `reference > 0`; `p f(0)` may be infinite."""
 
     @abstractmethod
     def link(self, ratio: ArrayLike) -> FloatArray:
@@ -46,37 +50,73 @@ class Divergence(ABC):
     def link_slope(self, ratio: ArrayLike) -> FloatArray:
         """Return `f''(t)`."""
 
-    @abstractmethod
-    def inverse_link(self, score: ArrayLike) -> FloatArray:
-        """Return the `t >= 0` with `f'(t) = s`, or 0 where `s < f'(0+)`."""
-
     # ---- derived once, for every divergence -------------------------------------------------
+
+    def inverse_link(self, score: ArrayLike) -> FloatArray:
+        """Return the t with `f'(t) = s`: 0 where `s <= f'(0+)`, `inf` where `s >= recession`.
+
+        By Newton's method on `link`, unless a class has a closed form.
+        """
+        return invert_increasing(self.link, self.link_slope, score)
+
+    def tail(self, ratio: ArrayLike) -> FloatArray:
+        """Return `recession - f'(t)`, positive and falling, for a finite recession.
+
+        This default has a relative error of `eps recession / tail(t)`, which grows with t (a
+        large one ends in a `SolverError`); a class that has a formula should override it.
+        """
+        return self.recession - self.link(ratio)
+
+    def inverse_tail(self, deficit: ArrayLike) -> FloatArray:
+        """Return the t with `f'(t) = recession - u`, for a finite recession and `u > 0`.
+
+        `inverse_link(recession - u)` with the digits of a small u; by Newton's method on `tail`.
+        """
+        return invert_decreasing(self.tail, self.link_slope, deficit)
 
     def generator(self, ratio: ArrayLike) -> FloatArray:
         """Return `f(t)`."""
         return self.perspective(ratio, 1.0)
 
     def conjugate(self, score: ArrayLike) -> FloatArray:
-        """Return `f*(s) = max_{t >= 0} s t - f(t)`."""
+        """Return `f*(s) = sup_{t >= 0} s t - f(t)`."""
         return self.conjugate_perspective(score, 1.0)
 
     def conjugate_perspective(self, score: ArrayLike, reference: ArrayLike) -> FloatArray:
-        """Return `p f*(s)` elementwise, for `reference > 0`.
+        """Return `p f*(s)` elementwise, for `reference > 0`; `inf` for `s > recession`.
 
         Evaluated at `t = inverse_link(s)`, plus `(s - f'(t))^2 / f''(t)`, twice what that t would
         cost to second order if it were not quite the maximiser: a poor `inverse_link` then shows
         as a duality gap instead of agreeing with itself.
         """
         s = np.asarray(score, dtype=np.float64)
-        p = np.asarray(reference, dtype=np.float64)
         t = self.inverse_link(s)
-        mass = p * t
-        with np.errstate(over="ignore", under="ignore", invalid="ignore", divide="ignore"):
-            linear = np.where(t > 0, s * mass, 0.0)
-            missed = p * ((s - self.link(t)) ** 2 / self.link_slope(t))
-        # At t = 0 (s below f'(0+), or underflow) and beyond the floats there is nothing to add.
-        missed = np.where((t > 0) & np.isfinite(missed), missed, 0.0)
-        return linear - self.perspective(mass, p) + missed
+        with np.errstate(all="ignore"):
+            return self._attained(t, s, s - self.link(t), reference)
+
+    def conjugate_tail(self, deficit: ArrayLike, reference: ArrayLike) -> FloatArray:
+        """Return `p f*(recession - u)` elementwise, for a finite recession."""
+        u = np.asarray(deficit, dtype=np.float64)
+        t = self.inverse_tail(u)
+        with np.errstate(all="ignore"):
+            return self._attained(t, self.recession - u, self.tail(t) - u, reference)
+
+    def _attained(
+        self, t: FloatArray, s: FloatArray, missed: FloatArray, reference: ArrayLike
+    ) -> FloatArray:
+        """Return `p (s t - f(t) + missed^2/f''(t))`, `missed = s - f'(t)`."""
+        p = np.asarray(reference, dtype=np.float64)
+        if not np.isfinite(self.generator(0.0)):
+            t = np.maximum(t, SMALLEST)
+        with np.errstate(all="ignore"):
+            mass = np.where(np.isinf(t), 0.0, p * t)
+            # p t may underflow where t does not, and f(0) may be infinite.
+            cost = np.where(mass > 0, self.perspective(mass, p), p * self.generator(t))
+            extra = p * (missed**2 / self.link_slope(t))
+            # At t = 0 (s below f'(0+), or underflow) and beyond the floats there is nothing to add.
+            extra = np.where((t > 0) & np.isfinite(extra), extra, 0.0)
+            value = np.where(t > 0, s * mass, 0.0) - cost + extra
+        return np.where(np.isinf(t), np.inf, value)
 
     def per_prompt(self, policy: ArrayLike, reference: ArrayLike) -> FloatArray:
         """Return `D_f(policy(.|x) || reference(.|x))` for each prompt.
@@ -88,8 +128,8 @@ class Divergence(ABC):
 
         Returns
         -------
-        (...) array, in nats; `inf` where the policy has mass that the reference lacks (and
-        `recession` is infinite).
+        (...) array, in nats; `inf` where the policy has mass that the reference lacks and
+        `recession` is infinite, or lacks mass that the reference has and `f(0)` is infinite.
         """
         pi = checks.as_distributions("policy", policy)
         p = checks.as_distributions("reference", reference)

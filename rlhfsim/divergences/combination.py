@@ -11,10 +11,9 @@ from numpy.typing import ArrayLike
 from rlhfsim.checks import FloatArray
 from rlhfsim.divergences.base import Divergence
 from rlhfsim.divergences.chi_squared import ChiSquared
+from rlhfsim.divergences.inversion import LARGEST, invert_decreasing, invert_increasing
 from rlhfsim.divergences.kl import KL
 from rlhfsim.special import wright_omega
-
-_BISECTIONS = 200
 
 
 def combine(*terms: tuple[float, Divergence]) -> Divergence:
@@ -74,19 +73,42 @@ class Combination(Divergence):
         score = np.asarray(score, dtype=np.float64)
         if len(self.weighted) == 1:
             weight, base = self.weighted[0]
-            return base.inverse_link(score / weight)
+            return base.inverse_link(_divided(score, weight))
         weights = {type(base): weight for weight, base in self.weighted}
         if weights.keys() == {ChiSquared, KL}:
             return self._inverse_mixed(score, weights[ChiSquared], weights[KL])
         return self._inverse_numeric(score)
 
+    def tail(self, ratio: ArrayLike) -> FloatArray:
+        """Return the weighted sum of the terms' tails."""
+        return self._weighted_sum([base.tail(ratio) for _, base in self.weighted])
+
+    def inverse_tail(self, deficit: ArrayLike) -> FloatArray:
+        """Return the ratio at which the combined tail is `deficit`."""
+        deficit = np.asarray(deficit, dtype=np.float64)
+        if len(self.weighted) == 1:
+            weight, base = self.weighted[0]
+            return base.inverse_tail(_divided(deficit, weight))
+        total = sum(weight for weight, _ in self.weighted)
+        ends = np.stack([base.inverse_tail(_divided(deficit, total)) for _, base in self.weighted])
+        low, high = _widened(ends.min(axis=0), ends.max(axis=0))
+        return invert_decreasing(self.tail, self.link_slope, deficit, low, high)
+
     def conjugate_perspective(self, score: ArrayLike, reference: ArrayLike) -> FloatArray:
         """Return `p f*(s)`; for a single term, `(c f)*(s) = c f*(s/c)`."""
         if len(self.weighted) == 1:
             weight, base = self.weighted[0]
-            scaled = np.asarray(score, dtype=np.float64) / weight
+            scaled = _divided(np.asarray(score, dtype=np.float64), weight)
             return weight * base.conjugate_perspective(scaled, reference)
         return super().conjugate_perspective(score, reference)
+
+    def conjugate_tail(self, deficit: ArrayLike, reference: ArrayLike) -> FloatArray:
+        """Return `p f*(recession - u)`; for a single term, `c p f*(recession - u/c)` of it."""
+        if len(self.weighted) == 1:
+            weight, base = self.weighted[0]
+            scaled = _divided(np.asarray(deficit, dtype=np.float64), weight)
+            return weight * base.conjugate_tail(scaled, reference)
+        return super().conjugate_tail(deficit, reference)
 
     def _inverse_mixed(self, score: FloatArray, chi_squared: float, kl: float) -> FloatArray:
         gamma = kl / chi_squared
@@ -102,27 +124,25 @@ class Combination(Divergence):
     def _inverse_numeric(self, score: FloatArray) -> FloatArray:
         # Between the smallest and the largest t with f_k'(t) = s / sum(c), all f_k' straddle s.
         total = sum(weight for weight, _ in self.weighted)
-        candidates = np.stack([base.inverse_link(score / total) for _, base in self.weighted])
-        # Kept inside the positive floats: an inverse link may be 0 or infinite there.
-        smallest, largest = 5e-324, np.finfo(np.float64).max
-        low = np.maximum(candidates.min(axis=0), smallest)
-        high = np.clip(candidates.max(axis=0), smallest, largest)
-        with np.errstate(over="ignore", under="ignore", divide="ignore"):
-            for _ in range(_BISECTIONS):
-                # The geometric mean while the ends are far apart: ratios span hundreds of decades.
-                middle = np.where(
-                    low > 0.25 * high, low + 0.5 * (high - low), np.sqrt(low) * np.sqrt(high)
-                )
-                if np.all((middle <= low) | (middle >= high)):
-                    break
-                above = self.link(middle) > score
-                low, high = np.where(above, low, middle), np.where(above, middle, high)
-            gap_low, gap_high = score - self.link(low), self.link(high) - score
-        nearest = np.where(np.abs(gap_low) < np.abs(gap_high), low, high)
-        return np.asarray(np.where((low == smallest) & (gap_low < 0), 0.0, nearest))
+        ends = np.stack([base.inverse_link(_divided(score, total)) for _, base in self.weighted])
+        low, high = _widened(ends.min(axis=0), ends.max(axis=0))
+        return invert_increasing(self.link, self.link_slope, score, low, high)
 
     def _weighted_sum(self, values: list[FloatArray]) -> FloatArray:
-        total = np.zeros(np.broadcast_shapes(*(v.shape for v in values)))
+        # A user's class may return plain numbers for numbers.
+        total = np.zeros(np.broadcast_shapes(*(np.shape(v) for v in values)))
         for (weight, _), value in zip(self.weighted, values, strict=True):
             total = total + weight * value
         return total
+
+
+def _widened(low: FloatArray, high: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Return a bracket wider than the rounding of its ends."""
+    with np.errstate(over="ignore", under="ignore"):
+        return low * (1.0 - 1e-6), high * (1.0 + 1e-6)
+
+
+def _divided(score: FloatArray, weight: float) -> FloatArray:
+    """Return `score / weight`, kept among the floats."""
+    with np.errstate(over="ignore", under="ignore"):
+        return np.clip(score / weight, -LARGEST, LARGEST)

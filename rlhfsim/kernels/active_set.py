@@ -20,6 +20,8 @@ Source: arXiv 2407.13399 (the link); Newton step and certificate derived from `s
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from rlhfsim.checks import FloatArray
@@ -27,6 +29,7 @@ from rlhfsim.kernels.blocks import (
     BAD,
     BLOCK,
     GENERAL,
+    SingleArray,
     certify,
     rounding,
     scan,
@@ -42,7 +45,7 @@ from rlhfsim.kernels.intrinsics import fma
 _SCAN, _STEP, _WRITE = 1, 2, 3
 # Columns of the partial sums.
 _ACTIVE, _SCORES, _ALL, _HIGH, _LOW, _MASS = range(6)
-_WRITTEN, _GAIN, _SIZE, _LINEAR, _SQUARE = range(1, 6)
+_WRITTEN, _GAIN, _LINEAR, _SQUARE = range(1, 5)
 # Entries of the state.
 _BETA, _ANCHOR, _SHIFT, _SET, _PASSES, _SHARE, _SPREAD = range(7)
 
@@ -69,9 +72,9 @@ def _step(
 @SUMS
 def _write(
     r: FloatArray, p: FloatArray, o: FloatArray, anchor: float, inverse: float, shift: float
-) -> tuple[float, float, float, float, float, float]:
-    """Write the policy; return `P, sum pi, sum pi s, sum p |m|, sum p m, sum p m^2`."""
-    active, written, gain, size, linear, square = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
+) -> tuple[float, float, float, float, float]:
+    """Write the policy; return `P, sum pi, sum pi s, sum p m, sum p m^2`."""
+    active, written, gain, linear, square = 0.0, 0.0, 0.0, 0.0, 0.0
     for i in range(r.size):
         q = np.float64(p[i])
         s = fma(np.float64(r[i]) - anchor, inverse, -shift)
@@ -82,15 +85,14 @@ def _write(
         written += x
         gain += x * m
         linear += q * m
-        size += q * abs(m)
         square += q * (m * m)
-    return active, written, gain, size, linear, square
+    return active, written, gain, linear, square
 
 
 @EXACT
 def start(
     r: FloatArray, p: FloatArray, beta: float, weights: FloatArray, state: FloatArray,
-    sample: FloatArray,
+    sample: FloatArray, desk: FloatArray, singles: SingleArray,
 ) -> int:  # fmt: skip
     """Prepare a row: lambda from a sample of it; return the first pass."""
     beta = beta * weights[0]
@@ -115,7 +117,7 @@ def start(
 @EXACT
 def run(
     work: int, r: FloatArray, p: FloatArray, o: FloatArray, state: FloatArray, sums: FloatArray,
-    first: int, last: int,
+    first: int, last: int, desk: FloatArray, singles: SingleArray,
 ) -> None:  # fmt: skip
     """Make one pass over blocks `first` to `last - 1`."""
     inverse, anchor, shift = 1.0 / state[_BETA], state[_ANCHOR], state[_SHIFT]
@@ -123,9 +125,9 @@ def run(
         begin, end = k * BLOCK, min(r.size, (k + 1) * BLOCK)
         rk, pk, ok = r[begin:end], p[begin:end], o[begin:end]
         if work == _WRITE:
-            active, written, gain, size, linear, square = _write(rk, pk, ok, anchor, inverse, shift)
+            active, written, gain, linear, square = _write(rk, pk, ok, anchor, inverse, shift)
             sums[k, _ACTIVE], sums[k, _WRITTEN], sums[k, _GAIN] = active, written, gain
-            sums[k, _SIZE], sums[k, _LINEAR], sums[k, _SQUARE] = size, linear, square
+            sums[k, _LINEAR], sums[k, _SQUARE] = linear, square
             continue
         if work == _SCAN:
             high, low, mass, _rarest, clean = scan(rk, pk)
@@ -183,11 +185,12 @@ def _next(size: int, active: float, state: FloatArray, sums: FloatArray, n_block
         shift = max(shift, (active - 1.0 + total(sums, _SCORES, n_blocks)) / active)
     if not abs(shift) < 1e300:
         return GENERAL
-    # A step of x moves the active set by about x^2 of the responses more.
-    if active > 0.0 and (size <= 4 * BLOCK or size * shift * shift < 0.1):
+    # Write once the set repeats, or is likely to: about size times the shift responses change side.
+    if active > 0.0 and (active == state[_SET] or size * abs(shift) < 0.5):
         state[_SHIFT], state[_SET] = shift, active
         return _WRITE
     state[_ANCHOR] += state[_BETA] * shift
+    state[_SET] = active
     return _STEP
 
 
@@ -200,7 +203,8 @@ def _finish(
     gain, square = total(sums, _GAIN, n_blocks), total(sums, _SQUARE, n_blocks)
     gap = total(sums, _LINEAR, n_blocks) + square - gain
     margin = rounding(size, eps)
-    tolerance = margin * (total(sums, _SIZE, n_blocks) + square + margin)
+    # By Cauchy and Schwarz `sum p |m|` is at most the root.
+    tolerance = margin * (math.sqrt(square * state[_SHARE]) + square + margin)
     multiplier = state[_ANCHOR] + beta * state[_SHIFT]
     value = multiplier + beta * (gain - 0.5 * square)
     return certify(fields, multiplier, value, beta * gap, written, beta * tolerance, margin)

@@ -27,6 +27,7 @@ from rlhfsim.kernels.blocks import (
     BAD,
     BLOCK,
     GENERAL,
+    SingleArray,
     certify,
     rounding,
     scan,
@@ -134,7 +135,7 @@ def _scale(o: FloatArray, factor: float) -> float:
 @EXACT
 def start(
     r: FloatArray, p: FloatArray, beta: float, weights: FloatArray, state: FloatArray,
-    sample: FloatArray,
+    sample: FloatArray, desk: FloatArray, singles: SingleArray,
 ) -> int:  # fmt: skip
     """Prepare a row; return the first pass."""
     state[_BETA] = beta * weights[1]
@@ -144,7 +145,7 @@ def start(
 @EXACT
 def run(
     work: int, r: FloatArray, p: FloatArray, o: FloatArray, state: FloatArray, sums: FloatArray,
-    first: int, last: int,
+    first: int, last: int, desk: FloatArray, singles: SingleArray,
 ) -> None:  # fmt: skip
     """Make one pass over blocks `first` to `last - 1`."""
     inverse = 1.0 / state[_BETA]

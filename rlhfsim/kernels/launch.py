@@ -23,17 +23,22 @@ _GRAIN = 1 << 14
 _LONG = 1 << 18
 
 
-@functools.cache
 def kernel_for(divergence: Divergence) -> tuple[int, FloatArray] | None:
     """Return the kernel of a divergence and the weights of chi-squared and KL, or None."""
-    weights = {ChiSquared(): 0.0, KL(): 0.0}
+    # A user's divergence need not be hashable, and a subclass may compute what it likes.
+    if type(divergence) in (KL, ChiSquared, Combination):
+        return _kernel_of(divergence)
+    return None
+
+
+@functools.lru_cache(maxsize=1024)
+def _kernel_of(divergence: Divergence) -> tuple[int, FloatArray] | None:
+    weights: dict[type, float] = {ChiSquared: 0.0, KL: 0.0}
     for weight, base in divergence.terms():
-        if type(base) not in (ChiSquared, KL):
+        if type(base) not in weights:
             return None
-        weights[base] += weight
-    if type(divergence) not in (ChiSquared, KL, Combination):
-        return None
-    pair = np.array([weights[ChiSquared()], weights[KL()]])
+        weights[type(base)] += weight
+    pair = np.array([weights[ChiSquared], weights[KL]])
     pair.setflags(write=False)
     return (rows.KL if pair[0] == 0 else rows.CHI_SQUARED if pair[1] == 0 else rows.MIXED), pair
 
@@ -131,12 +136,22 @@ def _solve_long_row(
     n_blocks = -(-r.size // blocks.BLOCK)
     state, sums = np.empty(blocks.STATE), np.empty((n_blocks, blocks.WIDTH))
     sample = np.empty((3, blocks.SAMPLE))
-    work = rows.start(kind, r, p, beta, weights, state, sample)
+    desks = [
+        (
+            np.empty((blocks.DESK_ROWS, blocks.DESK)),
+            np.empty((blocks.SINGLE_ROWS, blocks.DESK), np.float32),
+        )
+        for _ in range(threads)
+    ]
+    work = rows.start(kind, r, p, beta, weights, state, sample, *desks[0])
     cuts = [n_blocks * k // threads for k in range(threads + 1)]
     while work > 0:
         in_parallel(
             rows.run,
-            [(kind, work, r, p, o, state, sums, cuts[k], cuts[k + 1]) for k in range(threads)],
+            [
+                (kind, work, r, p, o, state, sums, cuts[k], cuts[k + 1], *desks[k])
+                for k in range(threads)
+            ],
         )
         work = rows.decide(kind, work, r.size, state, sums, n_blocks, eps, fields)
     fields[blocks.STATUS] = work

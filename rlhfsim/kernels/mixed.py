@@ -7,9 +7,10 @@ digits: with `t = 1 + s - w - gamma log w`, `Q = gamma + w`, `M = 2 Q (Q + 2t/3)
 
     w  <-  w (1 + t (M - gamma t) / (Q (M - 2 gamma t))).
 
-lambda moves by the root of the quadratic model of `sum p w`, from `dw/ds = w/Q` and
-`d2w/ds2 = gamma w/Q^3`: a step of third order.  A pass starts from the w of the pass before it,
-moved along with lambda by their Taylor polynomial, and the last one takes the polynomial alone.
+lambda moves by the root of the cubic model of `sum p w`, from `dw/dz = w g`, `d2w/dz2 = w g^3`,
+`d3w/dz3 = w g^3 (3 g^2 - 2 g)`, `g = gamma/Q`: a step of fourth order.  A pass starts from the w of
+the pass before it, moved along with lambda by their Taylor polynomial, and the last one takes the
+polynomial alone.
 
 The certificate.  With `t` measured again on the last w,
 
@@ -29,11 +30,14 @@ from rlhfsim.checks import FloatArray
 from rlhfsim.kernels.blocks import (
     BAD,
     BLOCK,
+    DESK,
     GENERAL,
+    SingleArray,
     certify,
     rounding,
     scan,
     sums_to_one,
+    supported,
     take_sample,
     total,
     usable,
@@ -41,27 +45,26 @@ from rlhfsim.kernels.blocks import (
 from rlhfsim.kernels.compile import EXACT, INLINE, SUMS
 from rlhfsim.kernels.elementary import exp, log, log_parts
 from rlhfsim.kernels.intrinsics import fma, smaller
-from rlhfsim.kernels.single import SingleArray, wright_omega
+from rlhfsim.kernels.single import wright_omega
 
 # Passes: the first; from scratch; from the last w; the last.
 _SCAN, _GUESS, _FOLLOW, _WRITE = 1, 2, 3, 4
 # Columns of the partial sums.
-_RATIO, _SLOPE, _BEND, _ALL, _HIGH, _LOW, _MASS = range(7)
+_RATIO, _SLOPE, _BEND, _THIRD, _ALL, _HIGH, _LOW, _MASS = range(8)
 _WRITTEN, _GAIN, _SIZE, _SQUARE, _ENTROPY, _MISS = range(6)
 # Entries of the state.
-_BETA, _GAMMA, _LOG_GAMMA, _ANCHOR, _MOVE, _PASSES, _SHARE = range(7)
+_BETA, _GAMMA, _LOG_GAMMA, _ANCHOR, _MOVE, _PASSES, _SHARE, _LEAST, _MOST = range(9)
 
 _MAX_PASSES = 64
 _SAMPLE_STEPS = 8
-# Relative change of w up to which its Taylor polynomial of third order is within 3e-4, from where
-# one step of fourth order ends at rounding; and up to which that polynomial does by itself.
-_FOLLOWS, _ENDS = 0.25, 1e-4
+# Relative changes of w.  Up to the first, its Taylor polynomial of third order is within 3e-5, from
+# where one step of fourth order ends far below rounding; up to the second, two steps do.  Up to the
+# third, that polynomial and the step of lambda do so by themselves.
+_FOLLOWS, _FOLLOWS_FAR, _ENDS = 0.15, 0.5, 3e-5
 # Below this z, omega(z) = e^z to rounding; above it, w is far from underflow.
 _TAIL = -40.0
 _GAMMAS = (1e-12, 1e12)
 _TINY = 1e-280
-# Responses on the desk at a time: loops over few arrays that stay in the nearest cache.
-DESK = 512
 
 
 @SUMS
@@ -80,18 +83,24 @@ def _scores(
 @SUMS
 def _sum_up(
     p: FloatArray, s: FloatArray, w: FloatArray, one: FloatArray
-) -> tuple[float, float, float, float]:
-    """Return the sums of `p w`, `p w/Q`, `p gamma w/Q^3` and `p s`; here one is gamma/Q."""
-    ratio, slope, bend, everything = 0.0, 0.0, 0.0, 0.0
+) -> tuple[float, float, float, float, float]:
+    """Return the sums of p times w, dw/dz, d2w/dz2, d3w/dz3 and s, where z = s/gamma.
+
+    With g = gamma/Q, which is in `one`: `w g`, `w g^3`, `w g^3 (3 g^2 - 2 g)`.
+    """
+    ratio, slope, bend, third, everything = 0.0, 0.0, 0.0, 0.0, 0.0
     for i in range(p.size):
         q = np.float64(p[i])
         mass = q * w[i]
         first = mass * one[i]
+        square = one[i] * one[i]
+        second = first * square
         ratio += mass
         slope += first
-        bend += first * (one[i] * one[i])
+        bend += second
+        third += second * (3.0 * square - 2.0 * one[i])
         everything += q * s[i]
-    return ratio, slope, bend, everything
+    return ratio, slope, bend, third, everything
 
 
 @EXACT
@@ -166,9 +175,9 @@ def _refine(s: FloatArray, w: FloatArray, gamma: float, logs: FloatArray, one: F
 def _weigh(
     r: FloatArray, p: FloatArray, o: FloatArray, anchor: float, inverse: float, gamma: float,
     log_gamma: float, move: float, steps: int, follow: bool, desk: FloatArray, singles: SingleArray,
-) -> tuple[float, float, float, float]:  # fmt: skip
+) -> tuple[float, float, float, float, float]:  # fmt: skip
     """Write w at lambda = anchor: from scratch, or from the w of a lambda smaller by `move`."""
-    ratio, slope, bend, everything = 0.0, 0.0, 0.0, 0.0
+    ratio, slope, bend, third, everything = 0.0, 0.0, 0.0, 0.0, 0.0
     for begin in range(0, r.size, DESK):
         n = min(DESK, r.size - begin)
         rk, pk, ok = r[begin : begin + n], p[begin : begin + n], o[begin : begin + n]
@@ -188,9 +197,10 @@ def _weigh(
             _tail(s, w, gamma, log_gamma)
         for i in range(n):
             ok[i] = w[i]
-        a, b, c, d = _sum_up(pk, s, w, one)
-        ratio, slope, bend, everything = ratio + a, slope + b, bend + c, everything + d
-    return ratio, slope, bend, everything
+        a, b, c, d, e = _sum_up(pk, s, w, one)
+        ratio, slope, bend = ratio + a, slope + b, bend + c
+        third, everything = third + d, everything + e
+    return ratio, slope, bend, third, everything
 
 
 @EXACT
@@ -254,7 +264,7 @@ def _write(
 @EXACT
 def start(
     r: FloatArray, p: FloatArray, beta: float, weights: FloatArray, state: FloatArray,
-    sample: FloatArray,
+    sample: FloatArray, desk: FloatArray, singles: SingleArray,
 ) -> int:  # fmt: skip
     """Prepare a row: lambda from a sample of it; return the first pass."""
     beta, gamma = beta * weights[0], weights[1] / weights[0]
@@ -268,17 +278,16 @@ def start(
     if not (mass > 0.0 and _GAMMAS[0] < beta):
         return _SCAN
     inverse, anchor = 1.0 / beta, mean
-    desk, singles = np.empty((5, DESK)), np.empty((3, DESK), np.float32)
     for _ in range(_SAMPLE_STEPS):
-        ratio, slope, bend, _all = _weigh(
+        ratio, slope, bend, third, _all = _weigh(
             sample[0, :n], sample[1, :n], sample[2, :n], anchor, inverse, gamma, log_gamma,
             0.0, 0, False, desk, singles,
         )  # fmt: skip
-        move = _root(ratio - mass, slope, bend)
+        move = gamma * _root(ratio - mass, slope, bend, third)
         if not abs(move) < np.inf:
             break
         anchor += beta * move
-        if abs(move) < 0.003:
+        if abs(move) < 0.05 * gamma:
             break
     if abs(anchor) < np.inf:
         state[_ANCHOR] = anchor
@@ -286,21 +295,29 @@ def start(
 
 
 @EXACT
-def _root(excess: float, slope: float, bend: float) -> float:
-    """Return the zero of `excess - slope x + bend x^2/2` next to 0."""
+def _root(excess: float, slope: float, bend: float, third: float) -> float:
+    """Return the zero of `excess - slope x + bend x^2/2 - third x^3/6` next to 0.
+
+    The quadratic's zero, and Newton steps from it as long as the cubic falls there.
+    """
     inside = slope * slope - 2.0 * bend * excess
-    return 2.0 * excess / (slope + math.sqrt(max(inside, 0.0)))
+    x = 2.0 * excess / (slope + math.sqrt(max(inside, 0.0)))
+    for _ in range(3):
+        falls = slope - x * (bend - 0.5 * third * x)
+        if not (falls > 0.5 * slope and abs(x) < 1.0):
+            break
+        x += (excess - x * (slope - x * (0.5 * bend - third * x * (1.0 / 6.0)))) / falls
+    return x
 
 
 @EXACT
 def run(
     work: int, r: FloatArray, p: FloatArray, o: FloatArray, state: FloatArray, sums: FloatArray,
-    first: int, last: int,
+    first: int, last: int, desk: FloatArray, singles: SingleArray,
 ) -> None:  # fmt: skip
     """Make one pass over blocks `first` to `last - 1`."""
     inverse, anchor, gamma = 1.0 / state[_BETA], state[_ANCHOR], state[_GAMMA]
     log_gamma, move = state[_LOG_GAMMA], state[_MOVE]
-    desk, singles = np.empty((5, DESK)), np.empty((3, DESK), np.float32)
     for k in range(first, last):
         begin, end = k * BLOCK, min(r.size, (k + 1) * BLOCK)
         rk, pk, ok = r[begin:end], p[begin:end], o[begin:end]
@@ -312,16 +329,22 @@ def run(
             sums[k, _SQUARE], sums[k, _ENTROPY], sums[k, _MISS] = square, entropy, miss
             continue
         if work == _SCAN:
-            high, low, mass, _rarest, clean = scan(rk, pk)
+            high, low, mass, rarest, clean = scan(rk, pk)
+            if clean and rarest == 0.0:
+                high, low = supported(rk, pk)
             sums[k, _HIGH], sums[k, _LOW] = high, low
             sums[k, _MASS] = mass if clean else np.nan
-        steps = 0 if work == _SCAN else (1 if work == _FOLLOW else 2)
-        ratio, slope, bend, everything = _weigh(
+        steps = 2
+        if work == _SCAN:
+            steps = 0
+        elif work == _FOLLOW and abs(move) <= _FOLLOWS * gamma:
+            steps = 1
+        ratio, slope, bend, third, everything = _weigh(
             rk, pk, ok, anchor, inverse, gamma, log_gamma, move, steps, work == _FOLLOW, desk,
             singles,
         )  # fmt: skip
         sums[k, _RATIO], sums[k, _SLOPE], sums[k, _BEND] = ratio, slope, bend
-        sums[k, _ALL] = everything
+        sums[k, _THIRD], sums[k, _ALL] = third, everything
 
 
 @EXACT
@@ -342,7 +365,7 @@ def decide(
         high, low = -np.inf, np.inf
         for k in range(n_blocks):
             high, low = max(high, sums[k, _HIGH]), min(low, sums[k, _LOW])
-        state[_SHARE] = mass
+        state[_SHARE], state[_LEAST], state[_MOST] = mass, low, high
         if not usable(high, low, state[_BETA] * min(1.0, state[_GAMMA])):
             return GENERAL
     return _next(work, state, sums, n_blocks)
@@ -352,18 +375,22 @@ def decide(
 def _next(work: int, state: FloatArray, sums: FloatArray, n_blocks: int) -> int:
     share, gamma = state[_SHARE], state[_GAMMA]
     excess = total(sums, _RATIO, n_blocks) - 1.0
-    move = _root(excess, total(sums, _SLOPE, n_blocks), total(sums, _BEND, n_blocks))
+    slope, bend = total(sums, _SLOPE, n_blocks), total(sums, _BEND, n_blocks)
+    move = gamma * _root(excess, slope, bend, total(sums, _THIRD, n_blocks))
     # Jensen: at `E_p s = f'(1/sum p)` the convex inverse link has `sum p w >= 1`.
     link = 1.0 / share - 1.0 - gamma * math.log(share)
     move = max(move, total(sums, _ALL, n_blocks) / share - abs(link))
     if not abs(move) < 1e300:
         return GENERAL
     state[_MOVE] = move
-    change = abs(move) / gamma
-    if work != _SCAN and change <= _ENDS:
+    # lambda lies between the rewards; an anchor out there would cost their digits.
+    old, beta = state[_ANCHOR], state[_BETA]
+    new = min(max(old + beta * move, state[_LEAST]), state[_MOST])
+    within = state[_LEAST] <= old <= state[_MOST]
+    if work != _SCAN and abs(move) <= _ENDS * gamma and within:
         return _WRITE
-    state[_ANCHOR] += state[_BETA] * move
-    return _FOLLOW if change <= _FOLLOWS else _GUESS
+    state[_ANCHOR], state[_MOVE] = new, (new - old) / beta
+    return _FOLLOW if abs(state[_MOVE]) <= _FOLLOWS_FAR * gamma else _GUESS
 
 
 @EXACT

@@ -6,7 +6,17 @@ import numpy as np
 
 from rlhfsim.checks import FloatArray, IntArray
 from rlhfsim.kernels import active_set, gibbs, mixed
-from rlhfsim.kernels.blocks import BLOCK, SAMPLE, STATE, STATUS, WIDTH
+from rlhfsim.kernels.blocks import (
+    BLOCK,
+    DESK,
+    DESK_ROWS,
+    SAMPLE,
+    SINGLE_ROWS,
+    STATE,
+    STATUS,
+    WIDTH,
+    SingleArray,
+)
 from rlhfsim.kernels.compile import EXACT
 from rlhfsim.kernels.intrinsics import fetch_add
 
@@ -16,28 +26,28 @@ KL, CHI_SQUARED, MIXED = range(3)
 @EXACT
 def start(
     kind: int, r: FloatArray, p: FloatArray, beta: float, weights: FloatArray, state: FloatArray,
-    sample: FloatArray,
+    sample: FloatArray, desk: FloatArray, singles: SingleArray,
 ) -> int:  # fmt: skip
     """Prepare a row; return the first pass."""
     if kind == KL:
-        return gibbs.start(r, p, beta, weights, state, sample)
+        return gibbs.start(r, p, beta, weights, state, sample, desk, singles)
     if kind == CHI_SQUARED:
-        return active_set.start(r, p, beta, weights, state, sample)
-    return mixed.start(r, p, beta, weights, state, sample)
+        return active_set.start(r, p, beta, weights, state, sample, desk, singles)
+    return mixed.start(r, p, beta, weights, state, sample, desk, singles)
 
 
 @EXACT
 def run(
     kind: int, work: int, r: FloatArray, p: FloatArray, o: FloatArray, state: FloatArray,
-    sums: FloatArray, first: int, last: int,
+    sums: FloatArray, first: int, last: int, desk: FloatArray, singles: SingleArray,
 ) -> None:  # fmt: skip
     """Make one pass over blocks `first` to `last - 1` of a row."""
     if kind == KL:
-        gibbs.run(work, r, p, o, state, sums, first, last)
+        gibbs.run(work, r, p, o, state, sums, first, last, desk, singles)
     elif kind == CHI_SQUARED:
-        active_set.run(work, r, p, o, state, sums, first, last)
+        active_set.run(work, r, p, o, state, sums, first, last, desk, singles)
     else:
-        mixed.run(work, r, p, o, state, sums, first, last)
+        mixed.run(work, r, p, o, state, sums, first, last, desk, singles)
 
 
 @EXACT
@@ -67,6 +77,7 @@ def solve_rows(
     n_rows, n_blocks, axes = fields.shape[0], (size + BLOCK - 1) // BLOCK, shape.size
     state, sample = np.empty(STATE), np.empty((3, min(size, SAMPLE)))
     sums = np.empty((n_blocks, WIDTH))
+    desk, singles = np.empty((DESK_ROWS, DESK)), np.empty((SINGLE_ROWS, DESK), np.float32)
     left = 0
     while True:
         begin = fetch_add(counter, grain)
@@ -81,9 +92,9 @@ def solve_rows(
                 at_p += i * strides[1, k]
                 at_b += i * strides[2, k]
             rn, pn, on = r[at_r : at_r + size], p[at_p : at_p + size], o[n * size : (n + 1) * size]
-            work = start(kind, rn, pn, b[at_b], weights, state, sample)
+            work = start(kind, rn, pn, b[at_b], weights, state, sample, desk, singles)
             while work > 0:
-                run(kind, work, rn, pn, on, state, sums, 0, n_blocks)
+                run(kind, work, rn, pn, on, state, sums, 0, n_blocks, desk, singles)
                 work = decide(kind, work, size, state, sums, n_blocks, eps, fields[n])
             fields[n, STATUS] = work
             left += work != 0

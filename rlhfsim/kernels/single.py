@@ -6,12 +6,10 @@ Every constant is a `numpy.float32`, because a Python float would lift the arith
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
+from rlhfsim.kernels.blocks import SingleArray
 from rlhfsim.kernels.compile import EXACT, INLINE
 from rlhfsim.kernels.intrinsics import bits32, from_bits32
-
-SingleArray = NDArray[np.float32]
 
 # numba widens integers as well, and LLVM narrows them again only where it is told to.
 _F, _I = np.float32, np.int32
@@ -73,6 +71,6 @@ def wright_omega(z: SingleArray, w: SingleArray, one: SingleArray) -> None:
         q = _ONE + w[i]
         m = _TWO * q * (q + _TWO_THIRDS * rho)
         better = w[i] + w[i] * (rho * (m - rho) / (q * (m - _TWO * rho)))
-        # Far up the guess is right to 2e-8, and q^3 overflows.
-        w[i] = better if x < _HUGE else w[i]
+        # Far up omega(z) = z to 3e-8, and q^3 overflows.
+        w[i] = better if x < _HUGE else x
         one[i] = _ONE / (_ONE + w[i])

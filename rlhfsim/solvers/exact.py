@@ -109,7 +109,7 @@ def solve(
                 raise ValueError("out is given; the policy of dask arrays is lazy and takes none")
             return solve_dask(reward, reference, divergence, beta)
     r, p = _as_given(reward, reference)
-    if r.ndim == 0 or p.ndim == 0 or r.shape[-1] != p.shape[-1] or p.size == 0:
+    if r.ndim == 0 or p.ndim == 0 or r.shape[-1] != p.shape[-1] or p.shape[-1] == 0:
         raise _bad_responses(r, p)
     if not isinstance(divergence, Divergence):
         raise ValueError(f"divergence is {divergence!r}; it must be a Divergence such as KL()")
@@ -118,7 +118,7 @@ def solve(
         batch = r.shape[:-1]
     else:
         batch = checks.broadcast(reward=r[..., 0], reference=p[..., 0], beta=b)
-    policy = _destination(out, (*batch, r.shape[-1]), r, p)
+    policy = _destination(out, (*batch, r.shape[-1]), r.dtype, (reward, reference, beta, r, p, b))
     return _solve(r, p, b, divergence, batch, policy)
 
 
@@ -132,18 +132,17 @@ def _solve(
 ) -> Solution[FloatArray]:
     from rlhfsim.kernels import blocks, launch
 
-    kernel = launch.kernel_for(divergence) if policy.size else None
-    if kernel is None:
-        _check_input(r, p)
+    kernel = launch.kernel_for(divergence)
+    if kernel is None or policy.size == 0:
         fields = np.empty((policy.size // r.shape[-1], blocks.FIELDS))
         rows = np.arange(len(fields))
     else:
         fields, left = launch.solve_rows(kernel, r, p, b, batch, policy)
         if not left:
             return _solution(policy, fields, batch)
-        if (fields[:, blocks.STATUS] == blocks.BAD).any():
-            _check_input(r, p)
         rows = np.flatnonzero(fields[:, blocks.STATUS] != blocks.DONE)
+    # Some rows are left, some perhaps before they were looked into.
+    _check_input(r, p)
     _generally(r, p, b, divergence, batch, policy, fields, rows)
     return require_certified(_solution(policy, fields, batch), _eps(policy))
 
@@ -241,7 +240,7 @@ def _as_beta(beta: Any) -> FloatArray:
 
 
 def _bad_responses(r: NDArray[Any], p: NDArray[Any]) -> ValueError:
-    if p.ndim == 0 or p.size == 0:
+    if p.ndim == 0 or p.shape[-1] == 0:
         return ValueError(f"reference has shape {p.shape}; it must hold at least one response")
     return ValueError(
         f"reward has shape {r.shape} and reference {p.shape}; "
@@ -252,22 +251,27 @@ def _bad_responses(r: NDArray[Any], p: NDArray[Any]) -> ValueError:
 def _check_input(r: NDArray[Any], p: NDArray[Any]) -> None:
     """Raise what is wrong with the input, if anything is."""
     checks.as_real("reward", r)
+    if p.size == 0:
+        return  # no prompts
     tolerance = checks.row_sum_tolerance(p.dtype, p.shape[-1])
     checks.as_distributions("reference", p, tolerance=tolerance)
 
 
 def _destination(
-    out: Any, shape: tuple[int, ...], r: NDArray[Any], p: NDArray[Any]
+    out: Any, shape: tuple[int, ...], dtype: np.dtype[Any], inputs: tuple[Any, ...]
 ) -> NDArray[Any]:
+    """Return `out`, or a new array; `inputs` are the arrays as given and as they are read."""
     if out is None:
-        return np.empty(shape, dtype=r.dtype)
-    if not isinstance(out, np.ndarray) or out.dtype != r.dtype or out.shape != shape:
-        found = f"a {type(out).__name__}"
-        if isinstance(out, np.ndarray):
-            found = f"of shape {out.shape} and {out.dtype}"
-        raise ValueError(f"out is {found}; it must be an array of shape {shape} and {r.dtype}")
+        return np.empty(shape, dtype=dtype)
+    if type(out) not in (np.ndarray, np.memmap):
+        raise ValueError(f"out is a {type(out).__name__}; it must be a numpy array")
+    if out.dtype != dtype or out.shape != shape:
+        raise ValueError(
+            f"out has shape {out.shape} and {out.dtype}; it must have shape {shape} and {dtype}"
+        )
     if not (out.flags.c_contiguous and out.flags.writeable and out.flags.aligned):
         raise ValueError("out is not C-contiguous, aligned and writeable; it must be all three")
-    if np.may_share_memory(out, r) or np.may_share_memory(out, p):
-        raise ValueError("out shares memory with reward or reference; it must not")
-    return out
+    for name, array in zip(("reward", "reference", "beta") * 2, inputs, strict=True):
+        if isinstance(array, np.ndarray) and np.may_share_memory(out, array):
+            raise ValueError(f"out shares memory with {name}; it must not")
+    return np.asarray(out)

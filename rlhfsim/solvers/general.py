@@ -10,19 +10,28 @@ the largest reward, finds a rough lambda; the second is anchored at the response
 `s = (r - lambda)/beta` is nearest to 0.  Then lambda itself is small and every score carries a
 relative error of a few ulp.
 
-Source: arXiv 2407.13399 (mixed divergence), 2205.11275 (KL); stationarity and duality derived in
-the comments below.
+Finite recession.  Where `f'(inf) = recession` is finite, mass on responses of reference mass 0
+costs `recession` a unit.  The dual function is then finite only for
+`lambda >= max_{p=0} r - beta recession`.  If the ratios at that lambda sum to less than 1, it is
+the optimum, and what is missing goes to the unsupported responses of the largest reward, equally;
+otherwise lambda is the root as before and they get nothing.  Scores close to `recession` are
+handled by `rlhfsim.solvers.leading_mass`.
+
+Source: arXiv 2407.13399 (mixed divergence), 2205.11275 (KL); stationarity, duality and the case
+of a finite recession derived in the comments below.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import fields
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rlhfsim.checks import FloatArray, IntArray
 from rlhfsim.divergences import KL, ChiSquared, Divergence
+from rlhfsim.solvers.leading_mass import leading_mass
 from rlhfsim.solvers.solution import Solution, rounding
 
 # (d, p, guess of lambda or None) -> (policy, lambda), lambda relative to the anchor and in units
@@ -37,35 +46,137 @@ def solve_rows(
 
     Checked input only; the certificate is attached, and for the caller to require.
     """
-    inside = p > 0
-    top = np.where(inside, r, -np.inf).max(axis=-1)
+    divergence, b = _unweighted(divergence, b)
+    finite = bool(np.isfinite(divergence.recession))
+    matters = (p > 0) | finite
     with np.errstate(over="ignore"):
-        spread = top - np.where(inside, r, np.inf).min(axis=-1)
+        spread = np.where(matters, r, -np.inf).max(axis=-1)
+        spread = spread - np.where(matters, r, np.inf).min(axis=-1)
     if not np.all(np.isfinite(spread)):
         raise ValueError(
             f"reward of prompt {int(np.argmax(~np.isfinite(spread)))} spans more than the largest "
             "float; the range of rewards within a prompt must be finite"
         )
+    if not finite:
+        return _by_score(r, p, b, divergence)
+    outside = _best_is_outside(r, p, b, divergence)
+    leading = outside | _best_is_near_recession(r, p, b, divergence)
+    parts = []
+    for rows, by in ((np.flatnonzero(~leading), _by_score), (np.flatnonzero(leading), _by_mass)):
+        if rows.size:
+            parts.append((rows, by(r[rows], p[rows], b[rows], divergence)))
+    return _joined(parts, r.shape)
+
+
+def _unweighted(divergence: Divergence, b: FloatArray) -> tuple[Divergence, FloatArray]:
+    """Return `c D_f` with beta as `D_f` with `beta c`; KL and chi-squared take c themselves."""
+    weighted = divergence.terms()
+    weight, base = weighted[0]
+    if len(weighted) > 1 or isinstance(base, (KL, ChiSquared)):
+        return divergence, b
+    with np.errstate(over="ignore", under="ignore"):
+        product = b * weight
+    fits = np.all(np.isfinite(product) & (product >= np.finfo(np.float64).tiny))
+    return (base, product) if fits else (divergence, b)
+
+
+def _joined(
+    parts: list[tuple[IntArray, Solution[FloatArray]]], shape: tuple[int, ...]
+) -> Solution[FloatArray]:
+    """Return the solutions of some rows each as the solution of all."""
+    joined = {
+        field.name: np.empty(shape if field.name == "policy" else shape[:1])
+        for field in fields(Solution)
+    }
+    for rows, part in parts:
+        for name, whole in joined.items():
+            whole[rows] = getattr(part, name)
+    return Solution(**joined)
+
+
+def _by_score(
+    r: FloatArray, p: FloatArray, b: FloatArray, divergence: Divergence
+) -> Solution[FloatArray]:
+    """Solve for lambda; all scores must be well below a finite recession."""
+    inside = p > 0
+    top = np.where(inside, r, -np.inf).max(axis=-1)
     find_root = _root_finder(divergence)
     scaled = _scaled(r, top, p, b)
     floor = _floor(r, top, p, divergence)[:, None]
     rough = find_root(np.maximum(scaled, floor), p, None)[1]
     scores = np.where(inside, scaled - rough[:, None], np.inf)
     anchor = np.take_along_axis(r, np.abs(scores).argmin(axis=-1)[:, None], axis=-1)[:, 0]
-    lift = _scaled(top[:, None], anchor, np.ones((len(p), 1)), b)
+    lift = _scaled(top[:, None], anchor, None, b)
     d = np.maximum(_scaled(r, anchor, p, b), floor + lift)
     policy, multiplier = find_root(d, p, rough + lift[:, 0])
-    return _certify(policy, multiplier, d, r, p, b, anchor, divergence)
+    dual = _dual_at(multiplier, d, r, p, b, anchor, divergence)
+    return _certify(policy, multiplier, *dual, d, r, p, b, anchor, divergence)
+
+
+# ---- finite recession ----------------------------------------------------------------------------
+
+# The share of the recession from which on a score is known by its distance to it.
+_NEAR = 0.5
+
+
+def _best_is_outside(
+    r: FloatArray, p: FloatArray, b: FloatArray, divergence: Divergence
+) -> NDArray[np.bool_]:
+    """Return where `lambda = max_{p=0} r - beta recession` leaves mass to be placed."""
+    inside = p > 0
+    top = np.where(inside, r, -np.inf).max(axis=-1)
+    best = np.where(inside, -np.inf, r).max(axis=-1)
+    outside = best > top
+    deficits = -_scaled(r, np.where(outside, best, top), p, b)
+    with np.errstate(over="ignore"):
+        w = divergence.inverse_tail(np.where(inside & outside[:, None], deficits, 1.0))
+        return outside & ((p * np.where(inside, w, 0.0)).sum(axis=-1) <= 1.0)
+
+
+def _best_is_near_recession(
+    r: FloatArray, p: FloatArray, b: FloatArray, divergence: Divergence
+) -> NDArray[np.bool_]:
+    """Return where the largest score of the optimum is above `_NEAR recession`."""
+    top = np.where(p > 0, r, -np.inf).max(axis=-1)
+    deficits = (1.0 - _NEAR) * divergence.recession - _scaled(r, top, p, b)
+    with np.errstate(over="ignore"):
+        w = divergence.inverse_tail(deficits)
+        return (p * np.where(p > 0, w, 0.0)).sum(axis=-1) < 1.0
+
+
+def _by_mass(
+    r: FloatArray, p: FloatArray, b: FloatArray, divergence: Divergence
+) -> Solution[FloatArray]:
+    """Solve for the mass of the best response, whose score is near a finite recession."""
+    inside = p > 0
+    outside = _best_is_outside(r, p, b, divergence)
+    anchor = np.where(inside | outside[:, None], r, -np.inf).max(axis=-1)
+    leads = (r == anchor[:, None]) & (inside | outside[:, None])
+    leads &= inside | ~(leads & inside).any(axis=-1)[:, None]
+    d = _scaled(r, anchor, p, b)
+    least = float(divergence.inverse_tail((1.0 - _NEAR) * divergence.recession))
+    policy, deficit = leading_mass(d, p, leads, least, divergence)
+    # Dual feasibility of the responses without reference mass: no score above the recession.
+    others = _scaled(np.where(inside, -np.inf, r).max(axis=-1)[:, None], anchor, None, b)[:, 0]
+    at = np.maximum(deficit, others)
+    terms = divergence.conjugate_tail(np.where(inside, at[:, None] - d, 1.0), p)
+    terms = np.where(inside, terms, 0.0)
+    multiplier = deficit - divergence.recession
+    dual = (at - divergence.recession, terms)
+    return _certify(policy, multiplier, *dual, d, r, p, b, anchor, divergence)
 
 
 # Scores beyond this would overflow in the sums.
 _LARGE = 1e307
+_SMALLEST = 5e-324
 
 
-def _scaled(r: FloatArray, anchor: FloatArray, p: FloatArray, b: FloatArray) -> FloatArray:
-    """Return `(r - anchor)/beta` where p > 0, else 0."""
+def _scaled(r: FloatArray, anchor: FloatArray, p: FloatArray | None, b: FloatArray) -> FloatArray:
+    """Return `(r - anchor)/beta`, but 0 where p is given and 0."""
     with np.errstate(over="ignore", under="ignore"):
-        return np.clip(np.where(p > 0, r - anchor[:, None], 0.0) / b[:, None], -_LARGE, _LARGE)
+        difference = r - anchor[:, None]
+        difference = difference if p is None else np.where(p > 0, difference, 0.0)
+        return np.clip(difference / b[:, None], -_LARGE, _LARGE)
 
 
 def _floor(r: FloatArray, top: FloatArray, p: FloatArray, divergence: Divergence) -> FloatArray:
@@ -168,7 +279,8 @@ def _newton(
     def ratios(rows: IntArray, at: FloatArray) -> tuple[FloatArray, ...]:
         """Ratio w, dw/ds, sum p w - 1, sum p dw/ds of some rows."""
         with np.errstate(over="ignore", under="ignore", invalid="ignore", divide="ignore"):
-            w = divergence.inverse_link(d[rows] - at[:, None])
+            # A response of mass 0 may have any score, and an infinite ratio.
+            w = np.where(p[rows] > 0, divergence.inverse_link(d[rows] - at[:, None]), 0.0)
             slope = np.where(w > 0, 1.0 / divergence.link_slope(w), 0.0)
             return w, slope, (p[rows] * w).sum(axis=-1) - 1.0, (p[rows] * slope).sum(axis=-1)
 
@@ -203,7 +315,8 @@ def _newton(
     w, slopes, excess, slope = ratios(everything, low)
     # The last correction is made in w, where it is not rounded to the spacing of lambda.
     with np.errstate(invalid="ignore", under="ignore"):
-        policy = p * (w - slopes * (excess / slope)[:, None])
+        # It is as positive as the inverse link is: a ratio just above 0 may be corrected to 0.
+        policy = p * np.maximum(w - slopes * (excess / slope)[:, None], 0.0)
     return np.where(p > 0, policy, 0.0), low
 
 
@@ -223,7 +336,14 @@ def _bracket(
     everything, inside = np.arange(len(d)), p > 0
     shift = divergence.link(1.0 / p.sum(axis=-1))
     low = np.where(inside, d, np.inf).min(axis=-1) - shift
-    high = np.where(inside, d, -np.inf).max(axis=-1) - shift
+    largest = np.where(inside, d, -np.inf).max(axis=-1)
+    high = largest - shift
+    # No mass exceeds 1 at the root; and scores are below a finite recession, where H >= 1.
+    with np.errstate(divide="ignore", over="ignore"):
+        limit = np.where(inside, d - divergence.link(1.0 / np.where(inside, p, 1.0)), -np.inf)
+        nearer = limit.max(axis=-1)
+        low = np.maximum(low, nearer - 1e-6 * (1.0 + np.abs(nearer)))
+    low = np.maximum(low, largest - _NEAR * divergence.recession)
     if start is None:
         start = (p * d).sum(axis=-1) / p.sum(axis=-1) - np.abs(shift)
     start = np.clip(start, low, high)
@@ -267,9 +387,31 @@ def _step(
 # ---- certificate ---------------------------------------------------------------------------------
 
 
+def _dual_at(
+    multiplier: FloatArray,
+    d: FloatArray,
+    r: FloatArray,
+    p: FloatArray,
+    b: FloatArray,
+    anchor: FloatArray,
+    divergence: Divergence,
+) -> tuple[FloatArray, FloatArray]:
+    """Return the nearest lambda that is dual feasible, and the terms `p f*(d - lambda)` there."""
+    inside = p > 0
+    at = multiplier
+    if np.isfinite(divergence.recession):
+        others = np.where(inside, -np.inf, r).max(axis=-1)[:, None]
+        at = np.maximum(at, _scaled(others, anchor, None, b)[:, 0] - divergence.recession)
+    score = np.where(inside, d - at[:, None], 0.0)
+    terms = divergence.conjugate_perspective(score, np.where(inside, p, 1.0))
+    return at, np.where(inside, terms, 0.0)
+
+
 def _certify(
     policy: FloatArray,
     multiplier: FloatArray,
+    dual_multiplier: FloatArray,
+    dual_terms: FloatArray,
     d: FloatArray,
     r: FloatArray,
     p: FloatArray,
@@ -279,31 +421,36 @@ def _certify(
 ) -> Solution[FloatArray]:
     """Attach primal value, gap and feasibility.
 
-    For every lambda the dual function `lambda + sum_y p f*(d - lambda)` (in units of beta) bounds
-    the objective of every policy from above (Fenchel-Young), so the gap proves optimality.  It is
-    evaluated relative to the anchor, before the anchor is added and its digits are lost.
+    For every feasible lambda the dual function `lambda + sum_y p f*(d - lambda)` (in units of
+    beta) bounds the objective of every policy from above (Fenchel-Young), so the gap proves
+    optimality.  It is evaluated relative to the anchor, before the anchor is added and its digits
+    are lost.  Mass outside the support costs `recession` a unit, in the primal as in the dual.
     """
     inside = p > 0
+    policy = _rounded_up(policy, inside, divergence)
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
-        penalty = np.where(inside, divergence.perspective(policy, np.where(inside, p, 1.0)), 0.0)
-        cost = penalty.sum(axis=-1)
+        penalty = divergence.perspective(np.where(inside, policy, 1.0), np.where(inside, p, 1.0))
+        excess = np.where(inside, 0.0, policy).sum(axis=-1)
+        cost = np.where(inside, penalty, 0.0).sum(axis=-1)
+        cost = cost + np.where(
+            excess > 0, divergence.recession * np.where(excess > 0, excess, 1), 0
+        )
         score = d - multiplier[:, None]
-        dual = divergence.conjugate_perspective(score, np.where(inside, p, 1.0))
-        dual = np.where(inside, dual, 0.0)
         primal = (policy * d).sum(axis=-1) - cost
-        bound = multiplier + dual.sum(axis=-1)
+        bound = dual_multiplier + dual_terms.sum(axis=-1)
         # Rounding of the scores moves each term of the dual by eps pi |d - lambda|.
         scale = (
             np.abs(policy * d).sum(axis=-1)
             + np.abs(policy * score).sum(axis=-1)
             + cost
             + np.abs(multiplier)
-            + np.abs(dual).sum(axis=-1)
+            + np.abs(dual_terms).sum(axis=-1)
         )
         # sum p and each ratio are known to eps only, which moves lambda by f''(1) eps and primal
         # and dual by f''(1) eps^2.
         scale = scale + divergence.link_slope(1.0) * rounding(p.shape[-1])
-        gain = (policy * np.where(inside, r - anchor[:, None], 0.0)).sum(axis=-1)
+        relevant = np.where(inside | (policy > 0), r - anchor[:, None], 0.0)
+        gain = (policy * relevant).sum(axis=-1)
         return Solution(
             policy=policy,
             multiplier=anchor + b * multiplier,
@@ -312,3 +459,12 @@ def _certify(
             feasibility=np.abs(policy.sum(axis=-1) - 1.0),
             tolerance=b * (rounding(p.shape[-1]) * scale) + np.finfo(np.float64).tiny,
         )
+
+
+def _rounded_up(
+    policy: FloatArray, inside: NDArray[np.bool_], divergence: Divergence
+) -> FloatArray:
+    """Return the policy with masses that underflow rounded up, where mass 0 costs infinity."""
+    if np.isfinite(divergence.generator(0.0)):
+        return policy
+    return np.where(inside & (policy == 0), _SMALLEST, policy)

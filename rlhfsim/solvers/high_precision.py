@@ -10,6 +10,7 @@ formulas are written out in mpmath, one prompt at a time.  For `D = a D_chi2 + b
 - both: `w = gamma x`, `x + log x = zeta = ((r - lambda)/(beta a) + 1)/gamma - log gamma`,
   `gamma = b/a`, with x by Newton's method and lambda the root of the decreasing function
   `sum_y p w = 1`.
+- every other divergence of the package: `rlhfsim.solvers.general_mpmath`.
 
 Source: stationarity `beta f'(w) = r - lambda` where `w > 0` (arXiv 2407.13399).
 """
@@ -27,7 +28,8 @@ from numpy.typing import ArrayLike
 
 from rlhfsim import checks
 from rlhfsim.checks import FloatArray
-from rlhfsim.divergences import KL, ChiSquared, Divergence
+from rlhfsim.divergences import KL, AlphaDivergence, ChiSquared, Divergence
+from rlhfsim.solvers.general_mpmath import general_optimum, total, written_out
 
 # mpmath carries no types: an mpf and the context it is computed in are Any.
 Mpf = Any
@@ -70,7 +72,7 @@ def solve_high_precision(
     reference : (Y,) array
         A distribution, used as given: its sum need only be 1 within 1e-9.
     divergence : Divergence
-        `KL()`, `ChiSquared()` or a positive combination of the two.
+        One of the package's own, or a positive combination of them.
     beta : float
         Positive.
     digits : int
@@ -86,7 +88,7 @@ def solve_high_precision(
     ImportError
         Without mpmath.
     ValueError
-        For bad input, or a divergence that is not made of KL and chi-squared.
+        For bad input, or a divergence that is not made of the package's own.
 
     Source: the module's formulas, from `beta f'(w) = r - lambda` (arXiv 2407.13399).
     """
@@ -94,22 +96,43 @@ def solve_high_precision(
     r, p = _one_prompt(reward, reference)
     b = checks.positive_number("beta", beta)
     digits = checks.whole_number("digits", digits, least=15)
-    chi_squared, kl = _weights(divergence)
-
-    support = np.nonzero(p > 0)[0]
-    extra = _cancelled_digits(r[support], p[support], b, divergence)
+    if not isinstance(divergence, Divergence):
+        raise ValueError(f"divergence is {divergence!r}; it must be a Divergence such as KL()")
+    extra = _cancelled_digits(r[p > 0], p[p > 0], b, divergence)
     with _CONSTANTS:
         # The precision of mpmath.mp belongs to the caller, and to its other threads.
         mp = mpmath.MPContext()
         mp.dps = digits + _GUARD_DIGITS + 2 * extra
-        scales = mp.mpf(b) * chi_squared, mp.mpf(b) * kl
-        numbers = _optimum(mp, r[support], p[support], *scales, digits + extra)
+        numbers = _solve(mp, r, p, b, divergence, digits + extra)
         mp.dps = digits
-        multiplier, value, *masses = (_of_the_global_context(mpmath, +x) for x in numbers)
-    policy = [mpmath.mp.zero] * p.size
-    for i, x in zip(support, masses, strict=True):
-        policy[i] = x
+        multiplier, value, *policy = (_of_the_global_context(mpmath, +x) for x in numbers)
     return HighPrecisionSolution(policy, multiplier, value)
+
+
+def _solve(
+    mp: Context, r: FloatArray, p: FloatArray, beta: float, divergence: Divergence, digits: int
+) -> list[Mpf]:
+    """Return multiplier, value and policy."""
+    weights = dict.fromkeys((ChiSquared(), KL()), 0.0)
+    if all(base in weights for _, base in divergence.terms()):
+        weights.update({base: weight for weight, base in divergence.terms()})
+        scales = mp.mpf(beta) * weights[ChiSquared()], mp.mpf(beta) * weights[KL()]
+        inside = p > 0
+        multiplier, value, *masses = _optimum(mp, r[inside], p[inside], *scales, digits)
+        policy = [mp.zero] * p.size
+        for i, x in zip(np.flatnonzero(inside), masses, strict=True):
+            policy[i] = x
+        return [multiplier, value, *policy]
+    terms = []
+    for weight, base in divergence.terms():
+        generator = written_out(mp, base)
+        if generator is None:
+            raise ValueError(
+                f"divergence is {divergence!r}; it must be made of the divergences of rlhfsim"
+            )
+        terms.append((mp.mpf(beta) * mp.mpf(weight), generator))
+    rewards, masses = ([mp.mpf(float(x)) for x in values] for values in (r, p))
+    return general_optimum(mp, rewards, masses, total(terms), digits)
 
 
 def _one_prompt(reward: ArrayLike, reference: ArrayLike) -> tuple[FloatArray, FloatArray]:
@@ -164,20 +187,6 @@ def _mpmath() -> ModuleType:
     return module
 
 
-def _weights(divergence: Divergence) -> tuple[float, float]:
-    """Return the weights of chi-squared and of KL."""
-    if not isinstance(divergence, Divergence):
-        raise ValueError(f"divergence is {divergence!r}; it must be a Divergence such as KL()")
-    weights = {ChiSquared(): 0.0, KL(): 0.0}
-    for weight, base in divergence.terms():
-        if base not in weights:
-            raise ValueError(
-                f"divergence is {divergence!r}; it must be made of KL() and ChiSquared()"
-            )
-        weights[base] += weight
-    return weights[ChiSquared()], weights[KL()]
-
-
 def _cancelled_digits(
     r: np.ndarray[Any, Any], p: np.ndarray[Any, Any], beta: float, divergence: Divergence
 ) -> int:
@@ -187,7 +196,11 @@ def _cancelled_digits(
     weights = [weight for weight, _ in divergence.terms()]
     decades = math.log10(max(spread, 5e-324)) - math.log10(beta)
     decades += math.log10(max(1.0, max(weights))) - math.log10(min(1.0, min(weights)))
-    return math.ceil(max(decades, 0.0) - math.log10(float(p.min())))
+    # The distance of a score from a finite recession falls like a power of the ratio.
+    powers = [
+        1.0 - base.alpha for _, base in divergence.terms() if isinstance(base, AlphaDivergence)
+    ]
+    return math.ceil(max(decades, 0.0) - max(1.0, *powers, 1.0) * math.log10(float(p.min())))
 
 
 def _gibbs(mp: Context, d: list[Mpf], mass: list[Mpf], scale: Mpf) -> tuple[list[Mpf], Mpf]:

@@ -8,6 +8,9 @@ subtraction and scaling are cheap, and all that the score of a float32 problem c
 there.  Exponentials and logarithms are taken in the dtype of the arrays.
 """
 
+# Device code: what it is compiled for is given at launch, and no type says it.
+# mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators, allow-untyped-calls
+
 import triton
 import triton.language as tl
 
@@ -162,14 +165,12 @@ def mixed_ratio(q, curvature, PRECISE: tl.constexpr):
 
 @triton.jit
 def mixed_terms(p, w, curvature, DTYPE: tl.constexpr):
-    """Return `p w` and minus, plus, minus its first three derivatives in the multiplier."""
+    """Return `p w`, minus its derivative in the multiplier, and its second derivative."""
     omega = w * curvature.to(DTYPE)
     i = 1.0 / (1.0 + omega)
     mass = p * w
     first = mass * i
-    second = first * i * i
-    third = second * i * i * (1.0 - 2.0 * omega)
-    return mass, first, second, third
+    return mass, first, first * i * i
 
 
 @triton.jit
@@ -189,14 +190,14 @@ def threshold_ratio(r, p, anchor, reach, inverse):
 
 
 @triton.jit
-def mixed_step(mass, first, second, third, at, low, high, tolerance):
+def mixed_step(mass, first, second, at, low, high, tolerance):
     """Return `(next multiplier, correction, low, high, done)` of each row.
 
     `mass` is `H(at) = sum_y p w`, the others its derivatives up to sign; `[low, high]` holds the
-    root of `H = 1`.  Near the root the correction solves the third-order Taylor expansion, and
-    when it is below `tolerance` the row is done: it is then for the ratios, where no spacing of
-    the multiplier rounds it.  Far away: Halley's step on `log H` (exact for exponential ratios,
-    nearly so for affine ones), else Newton's, else the middle.
+    root of `H = 1`.  Near the root the correction solves the second-order Taylor expansion, up to
+    its cube, and when it is below `tolerance` the row is done: it is then for the ratios, where no
+    spacing of the multiplier rounds it.  Far away: Halley's step on `log H` (exact for exponential
+    ratios, nearly so for affine ones), else Newton's, else the middle.
     """
     excess = mass - 1.0
     low = tl.where(excess >= 0, tl.maximum(low, at), low)
@@ -205,9 +206,7 @@ def mixed_step(mass, first, second, third, at, low, high, tolerance):
     newton = excess * inverse
     taylor = newton
     for _ in tl.static_range(3):
-        taylor = (
-            newton + taylor * taylor * (0.5 * second - taylor * (third * (1.0 / 6.0))) * inverse
-        )
+        taylor = newton + taylor * taylor * (0.5 * second * inverse)
     near = tl.abs(newton) < 0.1
     # Far away float32 is enough for the logarithm.
     logarithm = tl.log(tl.maximum(mass, 1e-30).to(tl.float32)).to(tl.float64)

@@ -69,7 +69,7 @@ class _Problem(NamedTuple):
         return self.reference.stride(0)
 
     @property
-    def count(self) -> int:
+    def rows(self) -> int:
         return self.reward.shape[0]
 
     @property
@@ -126,9 +126,9 @@ def solve_rows(
     )
     if longest_short is None:
         longest_short = LONGEST_SHORT // (2 if problem.extra else 1) // (2 if wide else 1)
-    if problem.count and problem.size <= longest_short:
+    if problem.rows and problem.size <= longest_short:
         _short(problem)
-    elif problem.count:
+    elif problem.rows:
         _Long(problem, long_block, most_programs, sample).solve()
     return Rows(problem.policy, *problem.fields)
 
@@ -157,7 +157,7 @@ _ENTRIES_PER_THREAD = 8
 
 def _short(problem: _Problem) -> None:
     block = max(16, triton.next_power_of_2(problem.size))
-    rows = max(1, min(_TILE // block, triton.next_power_of_2(problem.count)))
+    rows = max(1, min(_TILE // block, triton.next_power_of_2(problem.rows)))
     warps = max(1, min(16, rows * block // (32 * _ENTRIES_PER_THREAD)))
     group = _alignment(problem.size, problem.reward.element_size())
     constants = {"GROUP": group, "ROWS": rows, "BLOCK": block, "DTYPE": problem.dtype}
@@ -166,13 +166,13 @@ def _short(problem: _Problem) -> None:
         constants["MOST"] = _MOST_SHORT_PASSES
     _launch(
         problem.pick(short.kl_rows, short.chi_squared_rows, short.mixed_rows),
-        triton.cdiv(problem.count, rows),
+        triton.cdiv(problem.rows, rows),
         problem.reward,
         problem.reference,
         problem.scale,
         problem.policy,
         problem.fields,
-        problem.count,
+        problem.rows,
         problem.size // group,
         problem.reference_stride,
         *problem.extra,
@@ -199,11 +199,11 @@ class _Long:
         self.sample = min(sample, max(16, triton.next_power_of_2(size)))
         self.anchor = self.state()
         self.multiplier = self.state()
-        self.going = torch.ones(problem.count, dtype=torch.int32, device=problem.reward.device)
+        self.going = torch.ones(problem.rows, dtype=torch.int32, device=problem.reward.device)
 
     def state(self, *width: int, fill: float = 0.0) -> Tensor:
         """Return a new float64 array with one row per row of the problem."""
-        shape = (self.problem.count, *width)
+        shape = (self.problem.rows, *width)
         return torch.full(shape, fill, dtype=torch.float64, device=self.problem.reward.device)
 
     def solve(self) -> None:
@@ -217,7 +217,7 @@ class _Long:
     def _sampled(self, kernel: Any, *arguments: Any, **constants: Any) -> None:
         """One program per row."""
         _launch(
-            kernel, self.problem.count, *arguments, SAMPLE=self.sample, num_warps=16, **constants
+            kernel, self.problem.rows, *arguments, SAMPLE=self.sample, num_warps=16, **constants
         )
 
     def _partitioned(self, kernel: Any, *arguments: Any, **constants: Any) -> None:
@@ -226,7 +226,7 @@ class _Long:
         group = _alignment(problem.size, problem.reward.element_size())
         _launch(
             kernel,
-            problem.count * self.programs,
+            problem.rows * self.programs,
             *self._inputs(),
             *arguments,
             problem.size // group,
@@ -241,7 +241,7 @@ class _Long:
 
     def _stepped(self, kernel: Any, *arguments: Any, **constants: Any) -> None:
         """One lane per row."""
-        blocks = triton.cdiv(self.problem.count, _STATE_BLOCK)
+        blocks = triton.cdiv(self.problem.rows, _STATE_BLOCK)
         _launch(kernel, blocks, *arguments, BLOCK=_STATE_BLOCK, num_warps=1, **constants)
 
     def _certify(self, sums: Tensor, multiplier: Tensor) -> None:
@@ -254,7 +254,7 @@ class _Long:
             self.problem.scale,
             self.problem.curvature + 1.0,
             self.problem.fields,
-            self.problem.count,
+            self.problem.rows,
             self.problem.rounding,
         )
 
@@ -324,7 +324,7 @@ class _Long:
             self._stepped(
                 long.threshold_advance,
                 partials.sum(dim=1), lowest.amin(dim=1), scale, self.anchor, reach, active,
-                self.going, problem.count,
+                self.going, problem.rows,
             )  # fmt: skip
 
         def write() -> Tensor:
@@ -357,7 +357,7 @@ class _Long:
         )
         correction = self.state()
         low, high = self.state(fill=-math.inf), self.state(fill=math.inf)
-        partials, highest = self.state(self.programs, 6), self.state(self.programs)
+        partials, highest = self.state(self.programs, 5), self.state(self.programs)
         sums = self.state(self.programs, 4)
 
         def step(precise: bool = wide, final: bool = True) -> None:
@@ -369,7 +369,7 @@ class _Long:
             self._stepped(
                 long.mixed_advance,
                 partials.sum(dim=1), highest.amax(dim=1), self.multiplier, correction, low, high,
-                self.going, problem.count, problem.curvature, 1e-4 if wide else 2e-2,
+                self.going, problem.rows, problem.curvature, 1e-5 if wide else 5e-3,
                 FINAL=final,
             )  # fmt: skip
 

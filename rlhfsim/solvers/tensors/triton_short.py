@@ -6,6 +6,9 @@ on registers.  The five numbers of each row go to `fields`, `(5, rows)`.
 other weight divided by that of KL, are arrays because Triton would round a number to float32.
 """
 
+# Device code: what it is compiled for is given at launch, and no type says it.
+# mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators, allow-untyped-calls
+
 import triton
 import triton.language as tl
 
@@ -150,7 +153,7 @@ def mixed_rows(
     nearest = reward_above(r, p, best, at * scale)
     lift = (best.to(tl.float64) - nearest.to(tl.float64)) * rate
     d = offset(r, p, nearest[:, None])
-    tolerance = 1e-4 if PRECISE else 1e-2
+    tolerance = 1e-5 if PRECISE else 5e-3
     w, at, correction = mixed_root(
         d, p, rate, curvature, at + lift, low + lift, high + lift, tolerance, MOST, PRECISE
     )
