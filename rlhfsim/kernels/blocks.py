@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rlhfsim.checks import ROW_SUM_TOLERANCE, FloatArray
-from rlhfsim.kernels.compile import EXACT, INLINE, SUMS
+from rlhfsim.kernels.compile import EXACT, SUMS
 from rlhfsim.kernels.intrinsics import bits, larger, smaller
 
 #: Responses per block: reward, reference and policy of a block together fit in a first-level cache.
@@ -110,13 +110,13 @@ def total(sums: FloatArray, column: int, n_blocks: int) -> float:
     return value + lost
 
 
-@INLINE
+@EXACT
 def rounding(size: int, eps: float) -> float:
     """Return the relative error that a pairwise sum of `size` rounded terms may carry."""
     return eps * (16.0 + math.log2(size))
 
 
-@INLINE
+@EXACT
 def usable(high: float, low: float, beta: float) -> bool:
     """Return whether the kernels' arithmetic stays far from the ends of the floats."""
     spread = high - low

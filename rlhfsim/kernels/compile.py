@@ -3,8 +3,10 @@
 `EXACT` may not reorder arithmetic: elementary functions and everything scalar.  `SUMS` may reorder
 the terms of a sum, which is what lets a reduction use vector registers; it is for loops over one
 block only, whose partial sums are combined in block order, so that an answer depends neither on
-the number of threads nor on the batch a row is in.  No kernel assumes the absence of NaN except in
-`larger` and `smaller`, whose operands are checked by their bits in the same loop.
+the number of threads nor on the batch a row is in.  Everything is inlined into the entry points of
+`rows`: a second copy of a loop may be optimised into another order of its sum, and which copy runs
+would then depend on whether the code was compiled or loaded.  No kernel assumes the absence of NaN
+except in `larger` and `smaller`, whose operands are checked by their bits in the same loop.
 """
 
 from __future__ import annotations
@@ -46,6 +48,5 @@ def _compiler(**options: Any) -> Callable[[_Function], _Function]:
     return decorate
 
 
-EXACT = _compiler(fastmath={"contract"})
-SUMS = _compiler(fastmath={"reassoc", "contract", "nsz", "nnan"})
-INLINE = _compiler(forceinline=True, fastmath={"contract"})
+EXACT = _compiler(forceinline=True, fastmath={"contract"})
+SUMS = _compiler(forceinline=True, fastmath={"reassoc", "contract", "nsz", "nnan"})

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 
-from rlhfsim.kernels.compile import INLINE
+from rlhfsim.kernels.compile import EXACT
 from rlhfsim.kernels.intrinsics import bits, fma, from_bits
 
 LOG2_E = 1.4426950408889634
@@ -23,7 +23,7 @@ _SQRT_HALF_BITS = 0x3FE6A09E667F3BCD
 _MANTISSA = 0x000FFFFFFFFFFFFF
 
 
-@INLINE
+@EXACT
 def _power(f: float) -> float:
     """`(2^f - 1)/f` for `|f| <= 1/2`."""
     q = fma(4.4549605981865186e-10, f, 7.072585949269223e-09)
@@ -38,7 +38,7 @@ def _power(f: float) -> float:
     return fma(q, f, 0.6931471805599453)
 
 
-@INLINE
+@EXACT
 def power_parts(d: float, scale: float, rest: float) -> tuple[float, float, float]:
     """Return `(f, 2^f, 2^(d (scale + rest)))`, f the part of the exponent in [-1/2, 1/2].
 
@@ -52,7 +52,7 @@ def power_parts(d: float, scale: float, rest: float) -> tuple[float, float, floa
     return f, e, from_bits(bits(e) + (bits(shifted) << 52))
 
 
-@INLINE
+@EXACT
 def far_power_parts(d: float, scale: float, rest: float) -> tuple[float, float, float]:
     """`power_parts` for any exponent up to 1020: gradual underflow, then 0."""
     exponent = d * scale
@@ -68,13 +68,13 @@ def far_power_parts(d: float, scale: float, rest: float) -> tuple[float, float, 
     return f, e, power
 
 
-@INLINE
+@EXACT
 def exp(s: float) -> float:
     """`e^s` for s <= 700 to 1 ulp; gradual underflow, then 0."""
     return far_power_parts(s, LOG2_E, LOG2_E_REST)[2]
 
 
-@INLINE
+@EXACT
 def exp_minus_one(s: float) -> float:
     """`e^s - 1` for `|s| <= 0.346`, to 1 ulp of itself."""
     f = s * LOG2_E
@@ -83,7 +83,7 @@ def exp_minus_one(s: float) -> float:
     return fma(_power(f), f, LN_2 * f_rest)
 
 
-@INLINE
+@EXACT
 def log_parts(x: float) -> tuple[float, float]:
     """Return `(log x, log x - (x - 1))`; the second without cancellation for x in [0.71, 1.41].
 
@@ -108,7 +108,7 @@ def log_parts(x: float) -> tuple[float, float]:
     return log, bend if k == 0.0 else far
 
 
-@INLINE
+@EXACT
 def log(x: float) -> float:
     """`log x` for positive normal x, to 1 ulp."""
     return log_parts(x)[0]

@@ -19,8 +19,9 @@ _NO_STRIDES = np.empty((3, 0), dtype=np.int64)
 _WORTH_A_THREAD = {rows.KL: 1 << 17, rows.CHI_SQUARED: 1 << 17, rows.MIXED: 1 << 14}
 # Entries that a thread takes at a time.
 _GRAIN = 1 << 14
-# Responses from which a single row is divided among threads.
-_LONG = 1 << 18
+# Responses from which every row is divided among threads.  By size alone, because the entry points
+# for such rows are other machine code than that for many rows.
+_LONG = 1 << 21
 
 
 def kernel_for(divergence: Divergence) -> tuple[int, FloatArray] | None:
@@ -77,7 +78,7 @@ def solve_rows(
     o = out.reshape(-1)
     eps = 2.220446049250313e-16 if out.dtype == np.float64 else 1.1920928955078125e-07
     threads = get_threads() if out.size >= _WORTH_A_THREAD[kind] else 1
-    if threads > 1 and size >= _LONG and n_rows < 4 * threads:
+    if size >= _LONG:
         left = 0
         for n in range(n_rows):
             at = _offsets(n, shape, strides)

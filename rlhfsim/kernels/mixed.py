@@ -42,7 +42,7 @@ from rlhfsim.kernels.blocks import (
     total,
     usable,
 )
-from rlhfsim.kernels.compile import EXACT, INLINE, SUMS
+from rlhfsim.kernels.compile import EXACT, SUMS
 from rlhfsim.kernels.elementary import exp, log, log_parts
 from rlhfsim.kernels.intrinsics import fma, smaller
 from rlhfsim.kernels.single import wright_omega
@@ -53,7 +53,7 @@ _SCAN, _GUESS, _FOLLOW, _WRITE = 1, 2, 3, 4
 _RATIO, _SLOPE, _BEND, _THIRD, _ALL, _HIGH, _LOW, _MASS = range(8)
 _WRITTEN, _GAIN, _SIZE, _SQUARE, _ENTROPY, _MISS = range(6)
 # Entries of the state.
-_BETA, _GAMMA, _LOG_GAMMA, _ANCHOR, _MOVE, _PASSES, _SHARE, _LEAST, _MOST = range(9)
+_BETA, _GAMMA, _LOG_GAMMA, _ANCHOR, _MOVE, _PASSES, _SHARE, _LEAST, _MOST, _REST = range(10)
 
 _MAX_PASSES = 64
 _SAMPLE_STEPS = 8
@@ -128,14 +128,14 @@ def _guess(
         one[i] = np.float64(singles[2, i])
 
 
-@INLINE
+@EXACT
 def _reciprocal(x: float) -> float:
     """`1/x` within 1e-14: single precision and a step of Newton's, cheaper than a division."""
     y = np.float64(np.float32(1.0) / np.float32(x))
     return y * (2.0 - x * y)
 
 
-@INLINE
+@EXACT
 def _moved(w: float, one: float, gamma: float, move: float) -> float:
     """Return w at a lambda larger by `move`, by Taylor's polynomial of third order; one = 1/Q."""
     x, g = move * one, gamma * one
@@ -174,15 +174,16 @@ def _refine(s: FloatArray, w: FloatArray, gamma: float, logs: FloatArray, one: F
 @EXACT
 def _weigh(
     r: FloatArray, p: FloatArray, o: FloatArray, anchor: float, inverse: float, gamma: float,
-    log_gamma: float, move: float, steps: int, follow: bool, desk: FloatArray, singles: SingleArray,
+    log_gamma: float, rest: float, move: float, steps: int, follow: bool, desk: FloatArray,
+    singles: SingleArray,
 ) -> tuple[float, float, float, float, float]:  # fmt: skip
-    """Write w at lambda = anchor: from scratch, or from the w of a lambda smaller by `move`."""
+    """Write w at lambda = anchor + beta rest: from scratch, or from w of one smaller by `move`."""
     ratio, slope, bend, third, everything = 0.0, 0.0, 0.0, 0.0, 0.0
     for begin in range(0, r.size, DESK):
         n = min(DESK, r.size - begin)
         rk, pk, ok = r[begin : begin + n], p[begin : begin + n], o[begin : begin + n]
         s, w, logs, one = desk[0, :n], desk[1, :n], desk[2, :n], desk[3, :n]
-        least = _scores(rk, pk, anchor, inverse, 0.0, s)
+        least = _scores(rk, pk, anchor, inverse, rest, s)
         if follow:
             _follow(ok, gamma, move, w, one)
         else:
@@ -236,7 +237,7 @@ def _measure(
 @EXACT
 def _write(
     r: FloatArray, p: FloatArray, o: FloatArray, anchor: float, inverse: float, gamma: float,
-    move: float, desk: FloatArray,
+    rest: float, move: float, desk: FloatArray,
 ) -> tuple[float, float, float, float, float, float]:  # fmt: skip
     """Move w by its Taylor polynomial of third order and write the policy."""
     written, gain, size, square, entropy, miss = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
@@ -244,7 +245,7 @@ def _write(
         n = min(DESK, r.size - begin)
         rk, pk, ok = r[begin : begin + n], p[begin : begin + n], o[begin : begin + n]
         s, w, logs, one, bent = desk[0, :n], desk[1, :n], desk[2, :n], desk[3, :n], desk[4, :n]
-        _scores(rk, pk, anchor, inverse, move, s)
+        _scores(rk, pk, anchor, inverse, rest + move, s)
         _follow(ok, gamma, move, w, one)
         least = np.inf
         for i in range(n):
@@ -272,7 +273,7 @@ def start(
         return GENERAL
     log_gamma = math.log(gamma)
     state[_BETA], state[_GAMMA], state[_LOG_GAMMA] = beta, gamma, log_gamma
-    state[_MOVE], state[_PASSES] = 0.0, 0.0
+    state[_MOVE], state[_REST], state[_PASSES] = 0.0, 0.0, 0.0
     n, mass, mean = take_sample(r, p, sample)
     state[_ANCHOR] = mean if mass > 0.0 else r[0]
     if not (mass > 0.0 and _GAMMAS[0] < beta):
@@ -281,7 +282,7 @@ def start(
     for _ in range(_SAMPLE_STEPS):
         ratio, slope, bend, third, _all = _weigh(
             sample[0, :n], sample[1, :n], sample[2, :n], anchor, inverse, gamma, log_gamma,
-            0.0, 0, False, desk, singles,
+            0.0, 0.0, 0, False, desk, singles,
         )  # fmt: skip
         move = gamma * _root(ratio - mass, slope, bend, third)
         if not abs(move) < np.inf:
@@ -317,13 +318,13 @@ def run(
 ) -> None:  # fmt: skip
     """Make one pass over blocks `first` to `last - 1`."""
     inverse, anchor, gamma = 1.0 / state[_BETA], state[_ANCHOR], state[_GAMMA]
-    log_gamma, move = state[_LOG_GAMMA], state[_MOVE]
+    log_gamma, rest, move = state[_LOG_GAMMA], state[_REST], state[_MOVE]
     for k in range(first, last):
         begin, end = k * BLOCK, min(r.size, (k + 1) * BLOCK)
         rk, pk, ok = r[begin:end], p[begin:end], o[begin:end]
         if work == _WRITE:
             written, gain, size, square, entropy, miss = _write(
-                rk, pk, ok, anchor, inverse, gamma, move, desk
+                rk, pk, ok, anchor, inverse, gamma, rest, move, desk
             )
             sums[k, _WRITTEN], sums[k, _GAIN], sums[k, _SIZE] = written, gain, size
             sums[k, _SQUARE], sums[k, _ENTROPY], sums[k, _MISS] = square, entropy, miss
@@ -340,8 +341,8 @@ def run(
         elif work == _FOLLOW and abs(move) <= _FOLLOWS * gamma:
             steps = 1
         ratio, slope, bend, third, everything = _weigh(
-            rk, pk, ok, anchor, inverse, gamma, log_gamma, move, steps, work == _FOLLOW, desk,
-            singles,
+            rk, pk, ok, anchor, inverse, gamma, log_gamma, rest, move, steps, work == _FOLLOW,
+            desk, singles,
         )  # fmt: skip
         sums[k, _RATIO], sums[k, _SLOPE], sums[k, _BEND] = ratio, slope, bend
         sums[k, _THIRD], sums[k, _ALL] = third, everything
@@ -385,11 +386,15 @@ def _next(work: int, state: FloatArray, sums: FloatArray, n_blocks: int) -> int:
     state[_MOVE] = move
     # lambda lies between the rewards; an anchor out there would cost their digits.
     old, beta = state[_ANCHOR], state[_BETA]
-    new = min(max(old + beta * move, state[_LEAST]), state[_MOST])
+    whole = state[_REST] + move
+    new = min(max(old + beta * whole, state[_LEAST]), state[_MOST])
     within = state[_LEAST] <= old <= state[_MOST]
     if work != _SCAN and abs(move) <= _ENDS * gamma and within:
         return _WRITE
-    state[_ANCHOR], state[_MOVE] = new, (new - old) / beta
+    # What the floats next to lambda cannot hold stays a shift of the scores.
+    taken = (new - old) / beta
+    rest = whole - taken if state[_LEAST] < new < state[_MOST] else 0.0
+    state[_ANCHOR], state[_REST], state[_MOVE] = new, rest, taken + rest - state[_REST]
     return _FOLLOW if abs(state[_MOVE]) <= _FOLLOWS_FAR * gamma else _GUESS
 
 
@@ -402,7 +407,7 @@ def _finish(
     cost = 0.5 * total(sums, _SQUARE, n_blocks) + gamma * total(sums, _ENTROPY, n_blocks)
     margin = rounding(size, eps)
     scale = total(sums, _SIZE, n_blocks) + cost + (1.0 + gamma) * margin
-    multiplier = state[_ANCHOR] + beta * state[_MOVE]
+    multiplier = state[_ANCHOR] + beta * (state[_REST] + state[_MOVE])
     return certify(
         fields, multiplier, multiplier + beta * (gain - cost),
         beta * (0.5 * total(sums, _MISS, n_blocks)), written, beta * (margin * scale), margin,

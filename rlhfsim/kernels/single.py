@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from rlhfsim.kernels.blocks import SingleArray
-from rlhfsim.kernels.compile import EXACT, INLINE
+from rlhfsim.kernels.compile import EXACT
 from rlhfsim.kernels.intrinsics import bits32, from_bits32
 
 # numba widens integers as well, and LLVM narrows them again only where it is told to.
@@ -26,7 +26,7 @@ _A, _B, _C, _TWO_THIRDS = _F(4.0 / 3.0), _F(7.0 / 3.0), _F(5.0 / 6.0), _F(2.0 / 
 _LOWEST, _HUGE = _F(-80.0), _F(1e9)
 
 
-@INLINE
+@EXACT
 def _exp(s: np.float32) -> np.float32:
     """`e^s` for s in [-80, 80], within 2e-6."""
     exponent = s * _LOG2_E
@@ -38,7 +38,7 @@ def _exp(s: np.float32) -> np.float32:
     return from_bits32(_I(bits32(e) + _I(bits32(shifted) << _SHIFT)))
 
 
-@INLINE
+@EXACT
 def _log(x: np.float32) -> np.float32:
     """`log x`, within 2e-7 (absolute, near 1)."""
     b = _I(bits32(x) - _SQRT_HALF_BITS)

@@ -88,7 +88,7 @@ def certify(
 ):
     """Store the certificates of long rows, from the four sums of each; `slope` is `f''(1)`."""
     row = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    row = tl.minimum(row, count.to(tl.int64) - 1)
+    row = tl.minimum(row, tl.cast(count, tl.int64) - 1)
     at = sums + row * width
     m, value, gap, feasibility, tolerance = certificate(
         tl.load(at), tl.load(at + 1), tl.load(at + 2), tl.load(at + 3),
@@ -117,7 +117,7 @@ def kl_partition(
     GROUP: tl.constexpr, BLOCK: tl.constexpr, DTYPE: tl.constexpr,
 ):  # fmt: skip
     """Store, of each chunk, `sum p 2^(t - top)`, `top` and the best reward; t: scores in bits."""
-    size = groups.to(tl.int64) * GROUP
+    size = tl.cast(groups, tl.int64) * GROUP
     row, begin, end = chunk_of_program(size, steps, programs, BLOCK)
     if tl.load(going + row) > 0:
         a = tl.load(anchor + row)
@@ -150,7 +150,7 @@ def kl_write(
     GROUP: tl.constexpr, BLOCK: tl.constexpr, DTYPE: tl.constexpr,
 ):  # fmt: skip
     """Store the policy and, of each chunk, mass, gain, cost and missed."""
-    size = groups.to(tl.int64) * GROUP
+    size = tl.cast(groups, tl.int64) * GROUP
     row, begin, end = chunk_of_program(size, steps, programs, BLOCK)
     a = tl.load(anchor + row)
     z, lift = tl.load(total + row), tl.load(top + row)
@@ -204,7 +204,7 @@ def threshold_sums(
     GROUP: tl.constexpr, BLOCK: tl.constexpr, DTYPE: tl.constexpr,
 ):  # fmt: skip
     """Store, of each chunk, mass, total and number of the active responses, and their lowest."""
-    size = groups.to(tl.int64) * GROUP
+    size = tl.cast(groups, tl.int64) * GROUP
     row, begin, end = chunk_of_program(size, steps, programs, BLOCK)
     if tl.load(going + row) > 0:
         a = tl.load(anchor + row).to(DTYPE)
@@ -216,7 +216,7 @@ def threshold_sums(
         for start in range(begin, end, BLOCK):
             column = start + tl.arange(0, BLOCK)
             r, p = load_part(reward, reference, row, column, size, reference_stride)
-            active, part, above, candidate = active_terms(r, p, a, h)
+            active, part, above, candidate = active_terms(r, p, a, h, False)
             mass += part.to(tl.float64)
             total += above.to(tl.float64)
             number += active.to(tl.int32)
@@ -260,7 +260,7 @@ def threshold_write(
     GROUP: tl.constexpr, BLOCK: tl.constexpr, DTYPE: tl.constexpr,
 ):  # fmt: skip
     """Store the policy and, of each chunk, the certificate's sums and those of the active set."""
-    size = groups.to(tl.int64) * GROUP
+    size = tl.cast(groups, tl.int64) * GROUP
     row, begin, end = chunk_of_program(size, steps, programs, BLOCK)
     a = tl.load(anchor + row).to(DTYPE)
     h = tl.load(reach + row)
@@ -278,7 +278,7 @@ def threshold_write(
         tl.store(policy + row * size + column, pi, mask=column < size)
         terms = chi_squared_terms(p, pi, w)
         mass += pi.to(tl.float64)
-        gain += (pi * d).to(tl.float64)
+        gain += pi.to(tl.float64) * d
         cost += terms[0].to(tl.float64)
         missed += terms[1].to(tl.float64)
         number += active.to(tl.int32)
@@ -318,7 +318,7 @@ def mixed_sums(
     Ratios are float64 if PRECISE, else float32, whatever the arrays.
     """
     DTYPE: tl.constexpr = tl.float64 if PRECISE else tl.float32
-    size = groups.to(tl.int64) * GROUP
+    size = tl.cast(groups, tl.int64) * GROUP
     row, begin, end = chunk_of_program(size, steps, programs, BLOCK)
     curvature = tl.load(curvature)
     if tl.load(going + row) > 0:
@@ -390,7 +390,7 @@ def mixed_write(
     GROUP: tl.constexpr, BLOCK: tl.constexpr, DTYPE: tl.constexpr,
 ):  # fmt: skip
     """Store the policy and, of each chunk, mass, gain, cost and missed."""
-    size = groups.to(tl.int64) * GROUP
+    size = tl.cast(groups, tl.int64) * GROUP
     row, begin, end = chunk_of_program(size, steps, programs, BLOCK)
     a = tl.load(anchor + row)
     at = tl.load(multiplier + row)

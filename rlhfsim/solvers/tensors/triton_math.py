@@ -182,11 +182,10 @@ def corrected_ratio(w, correction, curvature):
 @triton.jit
 def threshold_ratio(r, p, anchor, reach, inverse):
     """Return `(active, w, r - anchor)`, `w = (r - anchor + reach)_+ inverse`; 0 where p is 0."""
-    d = tl.where(p > 0, r - anchor, 0.0)
-    # Rounding may leave the lowest active response an ulp below the threshold.
-    above = d + reach.to(r.dtype)
+    d = tl.where(p > 0, r.to(tl.float64) - anchor.to(tl.float64), 0.0)
+    above = d + reach
     active = (p > 0) & (above > 0)
-    return active, tl.where(active, above * inverse, 0.0), d
+    return active, tl.where(active, above.to(p.dtype) * inverse, 0.0), d
 
 
 @triton.jit

@@ -85,19 +85,24 @@ def threshold_step(mass, total, new_count, lowest, strength, anchor, reach, coun
 
 
 @triton.jit
-def active_terms(r, p, anchor, reach):
-    """Return `(active, p, p (r - anchor), lowest candidates)`, 0 or inf where not active."""
-    above = tl.where(p > 0, r - anchor, -float("inf"))
-    active = above > -reach.to(r.dtype)
-    mass = tl.where(active, p, 0.0)
-    return active, mass, tl.where(active, p * above, 0.0), tl.where(active, r, float("inf"))
+def active_terms(r, p, anchor, reach, ROUGH: tl.constexpr):
+    """Return `(active, p, p (r - anchor), lowest candidates)`, 0 or inf where not active.
+
+    In float64, or if ROUGH in the dtype of p.
+    """
+    DTYPE: tl.constexpr = p.dtype if ROUGH else tl.float64
+    above = tl.where(p > 0, r.to(DTYPE) - anchor.to(DTYPE), -float("inf"))
+    active = above > -reach.to(DTYPE)
+    mass = tl.where(active, p.to(DTYPE), 0.0)
+    total = mass * tl.where(active, above, 0.0)
+    return active, mass, total, tl.where(active, r, float("inf"))
 
 
 @triton.jit
 def threshold_root(r, p, strength, anchor, reach, ROUGH: tl.constexpr):
     """Return `(anchor, reach)` with `sum_y p (r - anchor + reach)_+ = strength`, per row.
 
-    If ROUGH, with the sums in the dtype of p, and only until the active set hardly changes.
+    If ROUGH, in the dtype of p, and only until the active set hardly changes.
     The anchor moves to the lowest active reward, so that neither the offset nor the range of the
     rewards costs digits, and the active ratios `(r - anchor + reach)/strength` are sums of
     non-negative terms.
@@ -105,7 +110,7 @@ def threshold_root(r, p, strength, anchor, reach, ROUGH: tl.constexpr):
     count = tl.full(anchor.shape, -1, tl.int32)
     going = tl.full(anchor.shape, 1, tl.int32)
     while tl.max(going, axis=0) > 0:
-        active, mass, total, lowest = active_terms(r, p, anchor[:, None], reach[:, None])
+        active, mass, total, lowest = active_terms(r, p, anchor[:, None], reach[:, None], ROUGH)
         before = count
         anchor, reach, count, going = threshold_step(
             row_sums(mass, ROUGH),
@@ -115,7 +120,7 @@ def threshold_root(r, p, strength, anchor, reach, ROUGH: tl.constexpr):
             strength, anchor, reach, count, going,
         )  # fmt: skip
         if ROUGH:
-            going = tl.where((before - count) * 16 > before, going, tl.where(before < 0, going, 0))
+            going = tl.where((before - count) * 256 > before, going, tl.where(before < 0, going, 0))
     return anchor, reach
 
 

@@ -31,8 +31,9 @@ LONG_BLOCK = 1024
 MOST_PROGRAMS = 1024
 #: Columns of a long row that the first guess is made from.
 SAMPLE = 8192
-# Passes over long rows before the policy is first written, and then between two looks.
-_FIRST_PASSES = 3
+# Passes over long rows before the policy is first written, and then between two looks.  A pass over
+# a row that is done costs nothing, and the writing pass confirms a last one.
+_FIRST_PASSES = 5
 _MORE_PASSES = 4
 # Looks in all: the worst row, of rewards over all decades of float64, takes about 1100 passes.
 _MOST_LOOKS = 400
@@ -335,8 +336,8 @@ class _Long:
             )  # fmt: skip
             sums = written.sum(dim=1)
             self._certify(sums, scale - reach)
-            # The active set repeated: the threshold was exact.
-            return sums[:, 4] == active
+            # Done, or the active set repeated just now: the threshold was exact for it.
+            return (self.going == 0) | (sums[:, 4] == active)
 
         self._until_done(step, write, _FIRST_PASSES)
 

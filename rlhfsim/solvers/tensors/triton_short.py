@@ -40,12 +40,12 @@ from rlhfsim.solvers.tensors.triton_roots import (
 
 @triton.jit
 def rows_of_program(count, ROWS: tl.constexpr):
-    """Return the rows of this program, as int64.
+    """Return the rows of this program, as int64 (`count` may be the compile-time number 1).
 
     Beyond the end the last row is repeated: it is then computed twice and stored twice, alike.
     """
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
-    return tl.minimum(row, count.to(tl.int64) - 1)
+    return tl.minimum(row, tl.cast(count, tl.int64) - 1)
 
 
 @triton.jit
@@ -62,7 +62,7 @@ def kl_rows(
     GROUP: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr, DTYPE: tl.constexpr,
 ):  # fmt: skip
     """`pi = p e^(score) / Z`, `multiplier = beta kl log Z`."""
-    size = groups.to(tl.int64) * GROUP
+    size = tl.cast(groups, tl.int64) * GROUP
     row = rows_of_program(count, ROWS)
     column = tl.arange(0, BLOCK)
     r, p = load_tile(reward, reference, row, column, size, reference_stride)
@@ -94,7 +94,7 @@ def chi_squared_rows(
     GROUP: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr, DTYPE: tl.constexpr,
 ):  # fmt: skip
     """`pi = p (r - threshold)_+ / (beta chi_squared)`."""
-    size = groups.to(tl.int64) * GROUP
+    size = tl.cast(groups, tl.int64) * GROUP
     row = rows_of_program(count, ROWS)
     column = tl.arange(0, BLOCK)
     r, p = load_tile(reward, reference, row, column, size, reference_stride)
@@ -111,7 +111,8 @@ def chi_squared_rows(
     store_policy(policy, pi, row, column, size)
     cost, missed = chi_squared_terms(p, pi, w)
     multiplier, value, gap, feasibility, tolerance = certificate(
-        row_sums(pi, False), row_sums(pi * d, False), row_sums(cost, True), row_sums(missed, True),
+        row_sums(pi, False), row_sums(pi.to(tl.float64) * d, False),
+        row_sums(cost, True), row_sums(missed, True),
         scale - reach, anchor.to(tl.float64), scale, 1.0, rounding,
     )  # fmt: skip
     store_certificate(fields, row, count, multiplier, value, gap, feasibility, tolerance)
@@ -126,7 +127,7 @@ def mixed_rows(
 ):  # fmt: skip
     """`pi = p w`, `log w + curvature (w - 1) = score`, `curvature = chi_squared/kl`."""
     PRECISE: tl.constexpr = DTYPE.primitive_bitwidth == 64
-    size = groups.to(tl.int64) * GROUP
+    size = tl.cast(groups, tl.int64) * GROUP
     row = rows_of_program(count, ROWS)
     column = tl.arange(0, BLOCK)
     r, p = load_tile(reward, reference, row, column, size, reference_stride)
