@@ -69,19 +69,27 @@ def _step(
     return active, scores, everything
 
 
-@SUMS
+@EXACT
 def _write(
     r: FloatArray, p: FloatArray, o: FloatArray, anchor: float, inverse: float, shift: float
+) -> None:
+    """Write the policy."""
+    for i in range(r.size):
+        s = fma(np.float64(r[i]) - anchor, inverse, -shift)
+        o[i] = np.float64(p[i]) * (1.0 + s) if s > -1.0 else 0.0
+
+
+@SUMS
+def _measure(
+    r: FloatArray, p: FloatArray, o: FloatArray, anchor: float, inverse: float, shift: float
 ) -> tuple[float, float, float, float, float]:
-    """Write the policy; return `P, sum pi, sum pi s, sum p m, sum p m^2`."""
+    """Return `P, sum pi, sum pi s, sum p m, sum p m^2` of what was written."""
     active, written, gain, linear, square = 0.0, 0.0, 0.0, 0.0, 0.0
     for i in range(r.size):
-        q = np.float64(p[i])
+        q, x = np.float64(p[i]), np.float64(o[i])
         s = fma(np.float64(r[i]) - anchor, inverse, -shift)
         m = s if s > -1.0 else -1.0
         active += q if s > -1.0 else 0.0
-        o[i] = q * (1.0 + m)
-        x = np.float64(o[i])
         written += x
         gain += x * m
         linear += q * m
@@ -125,7 +133,8 @@ def run(
         begin, end = k * BLOCK, min(r.size, (k + 1) * BLOCK)
         rk, pk, ok = r[begin:end], p[begin:end], o[begin:end]
         if work == _WRITE:
-            active, written, gain, linear, square = _write(rk, pk, ok, anchor, inverse, shift)
+            _write(rk, pk, ok, anchor, inverse, shift)
+            active, written, gain, linear, square = _measure(rk, pk, ok, anchor, inverse, shift)
             sums[k, _ACTIVE], sums[k, _WRITTEN], sums[k, _GAIN] = active, written, gain
             sums[k, _LINEAR], sums[k, _SQUARE] = linear, square
             continue
@@ -149,7 +158,7 @@ def decide(
     active = total(sums, _ACTIVE, n_blocks)
     if work == _WRITE:
         written = total(sums, _WRITTEN, n_blocks)
-        if active == state[_SET]:
+        if _same(active, state[_SET]):
             return _finish(size, state, sums, n_blocks, eps, written, fields)
         if not active > 0.0:
             return GENERAL
@@ -161,6 +170,12 @@ def decide(
         if verdict != 0:
             return verdict
     return _next(size, active, state, sums, n_blocks)
+
+
+@EXACT
+def _same(mass: float, other: float) -> bool:
+    """Return whether two masses of active sets agree but for the order of their sums."""
+    return abs(mass - other) <= 2e-15 * mass
 
 
 @EXACT
@@ -186,7 +201,7 @@ def _next(size: int, active: float, state: FloatArray, sums: FloatArray, n_block
     if not abs(shift) < 1e300:
         return GENERAL
     # Write once the set repeats, or is likely to: about size times the shift responses change side.
-    if active > 0.0 and (active == state[_SET] or size * abs(shift) < 0.5):
+    if active > 0.0 and (_same(active, state[_SET]) or size * abs(shift) < 0.5):
         state[_SHIFT], state[_SET] = shift, active
         return _WRITE
     state[_ANCHOR] += state[_BETA] * shift

@@ -5,8 +5,10 @@ the terms of a sum, which is what lets a reduction use vector registers; it is f
 block only, whose partial sums are combined in block order, so that an answer depends neither on
 the number of threads nor on the batch a row is in.  Everything is inlined into the entry points of
 `rows`: a second copy of a loop may be optimised into another order of its sum, and which copy runs
-would then depend on whether the code was compiled or loaded.  No kernel assumes the absence of NaN
-except in `larger` and `smaller`, whose operands are checked by their bits in the same loop.
+would then depend on whether the code was compiled or loaded.  And a loop that sums stores nothing:
+before a loop over arrays that it also writes to, the compiler tests whether they are near each
+other in memory, and takes another order if so.  No kernel assumes the absence of NaN except in
+`larger` and `smaller`, whose operands are checked by their bits in the same loop.
 """
 
 from __future__ import annotations

@@ -62,65 +62,75 @@ _FAR = 700.0
 _NEAR = 0.34
 
 
-@SUMS
+@EXACT
+def _miss(f: float, e: float) -> float:
+    """Return eps of `e = 2^f`, by Pade's approximant."""
+    square = f * f
+    a = 1.0 + square * _TENTH
+    b = f * (_HALF + square * _LAST)
+    return e * (a - b) - a - b
+
+
+@EXACT
 def _weigh(
-    r: FloatArray, p: FloatArray, o: FloatArray, top: float, scale: float, rest: float
-) -> tuple[float, float]:
-    """Write `o = p e^s`, `s = (r - top)/beta`; return its sum and that of `o eps^2`."""
-    weight, miss = 0.0, 0.0
+    r: FloatArray, p: FloatArray, o: FloatArray, top: float, scale: float, rest: float,
+    miss: FloatArray,
+) -> None:  # fmt: skip
+    """Write `o = p e^s`, `s = (r - top)/beta`, and eps."""
     for i in range(r.size):
         f, e, u = power_parts(np.float64(r[i]) - top, scale, rest)
-        square = f * f
-        a = 1.0 + square * _TENTH
-        b = f * (_HALF + square * _LAST)
-        eps = e * (a - b) - a - b
-        x = np.float64(p[i]) * u
-        o[i] = x
-        weight += x
-        miss += x * (eps * eps)
-    return weight, miss
+        o[i] = np.float64(p[i]) * u
+        miss[i] = _miss(f, e)
 
 
-@SUMS
+@EXACT
 def _weigh_far(
-    r: FloatArray, p: FloatArray, o: FloatArray, top: float, scale: float, rest: float
-) -> tuple[float, float]:
+    r: FloatArray, p: FloatArray, o: FloatArray, top: float, scale: float, rest: float,
+    miss: FloatArray,
+) -> None:  # fmt: skip
     """`_weigh` where some p are 0, or some e^s underflow."""
-    weight, miss = 0.0, 0.0
     for i in range(r.size):
         q = np.float64(p[i])
         d = np.float64(r[i]) - top if q > 0.0 else 0.0
         f, e, u = far_power_parts(d, scale, rest)
-        square = f * f
-        a = 1.0 + square * _TENTH
-        b = f * (_HALF + square * _LAST)
-        eps = e * (a - b) - a - b
-        x = q * u
-        o[i] = x
-        weight += x
-        miss += x * (eps * eps)
-    return weight, miss
+        o[i] = q * u
+        miss[i] = _miss(f, e)
 
 
 @SUMS
+def _sum_up(o: FloatArray, miss: FloatArray) -> tuple[float, float]:
+    """Return the sums of `o` and of `o eps^2`."""
+    weight, missed = 0.0, 0.0
+    for i in range(o.size):
+        x, eps = np.float64(o[i]), miss[i]
+        weight += x
+        missed += x * (eps * eps)
+    return weight, missed
+
+
+@EXACT
 def _expand(
-    r: FloatArray, p: FloatArray, o: FloatArray, top: float, inverse: float
-) -> tuple[float, float, float]:
-    """`_weigh` for small |s|, with the sum of `p (e^s - 1)` in front."""
-    excess, weight, miss = 0.0, 0.0, 0.0
+    r: FloatArray, p: FloatArray, o: FloatArray, top: float, inverse: float, miss: FloatArray,
+    excess: FloatArray,
+) -> None:  # fmt: skip
+    """`_weigh` for small |s|, and `p (e^s - 1)`."""
     for i in range(r.size):
         q = np.float64(p[i])
         s = (np.float64(r[i]) - top) * inverse if q > 0.0 else 0.0
         x = exp_minus_one(s)
         a = 1.0 + s * s * 0.1
         b = s * (0.5 + s * s * (1.0 / 120.0))
-        eps = x * (a - b) - 2.0 * b
-        excess += q * x
-        w = q + q * x
-        o[i] = w
-        weight += w
-        miss += q * (eps * eps)
-    return excess, weight, miss
+        miss[i] = x * (a - b) - 2.0 * b
+        excess[i] = q * x
+        o[i] = q + q * x
+
+
+@SUMS
+def _sum_of(x: FloatArray) -> float:
+    total = 0.0
+    for i in range(x.size):
+        total += x[i]
+    return total
 
 
 @SUMS
@@ -159,8 +169,9 @@ def run(
         if work == _SCALE:
             sums[k, _WEIGHT] = _scale(ok, sums[k, _FACTOR])
         elif work == _EXPAND:
-            excess, weight, miss = _expand(rk, pk, ok, state[_TOP], inverse)
-            sums[k, _EXCESS], sums[k, _WEIGHT], sums[k, _MISS] = excess, weight, miss
+            _expand(rk, pk, ok, state[_TOP], inverse, desk[0], desk[1])
+            sums[k, _EXCESS] = _sum_of(desk[1, : end - begin])
+            sums[k, _WEIGHT], sums[k, _MISS] = _sum_up(ok, desk[0])
         else:
             high, low, mass, rarest, clean = scan(rk, pk)
             if clean and rarest == 0.0:
@@ -169,12 +180,12 @@ def run(
             sums[k, _MASS] = mass if clean else np.nan
             if not clean or high == -np.inf:
                 ok[:] = 0.0
-                weight, miss = 0.0, 0.0
+                desk[0, : end - begin] = 0.0
             elif rarest > 0.0 and (high - low) * inverse < _FAR:
-                weight, miss = _weigh(rk, pk, ok, high, scale, rest)
+                _weigh(rk, pk, ok, high, scale, rest, desk[0])
             else:
-                weight, miss = _weigh_far(rk, pk, ok, high, scale, rest)
-            sums[k, _WEIGHT], sums[k, _MISS] = weight, miss
+                _weigh_far(rk, pk, ok, high, scale, rest, desk[0])
+            sums[k, _WEIGHT], sums[k, _MISS] = _sum_up(ok, desk[0])
 
 
 @EXACT

@@ -53,7 +53,8 @@ _SCAN, _GUESS, _FOLLOW, _WRITE = 1, 2, 3, 4
 _RATIO, _SLOPE, _BEND, _THIRD, _ALL, _HIGH, _LOW, _MASS = range(8)
 _WRITTEN, _GAIN, _SIZE, _SQUARE, _ENTROPY, _MISS = range(6)
 # Entries of the state.
-_BETA, _GAMMA, _LOG_GAMMA, _ANCHOR, _MOVE, _PASSES, _SHARE, _LEAST, _MOST, _REST = range(10)
+_BETA, _GAMMA, _LOG_GAMMA, _ANCHOR, _REST, _MOVE, _PASSES, _SHARE = range(8)
+_LEAST, _MOST, _LEFT, _RIGHT = range(8, 12)
 
 _MAX_PASSES = 64
 _SAMPLE_STEPS = 8
@@ -65,6 +66,7 @@ _FOLLOWS, _FOLLOWS_FAR, _ENDS = 0.15, 0.5, 3e-5
 _TAIL = -40.0
 _GAMMAS = (1e-12, 1e12)
 _TINY = 1e-280
+_EPS = float(np.finfo(np.float64).eps)
 
 
 @SUMS
@@ -216,11 +218,10 @@ def _measure(
     p: FloatArray, o: FloatArray, s: FloatArray, w: FloatArray, logs: FloatArray,
     bent: FloatArray, one: FloatArray, gamma: float,
 ) -> tuple[float, float, float, float, float, float]:  # fmt: skip
-    """Write the policy; return the sums of the certificate."""
+    """Return the sums of the certificate."""
     written, gain, size, square, entropy, miss = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
     for i in range(p.size):
         q = np.float64(p[i])
-        o[i] = q * w[i]
         z = np.float64(o[i])
         y = w[i] - 1.0
         t = s[i] - y - gamma * logs[i]
@@ -256,6 +257,8 @@ def _write(
             for i in range(n):
                 if w[i] < _TINY:
                     logs[i], bent[i], s[i] = 0.0, 1.0, w[i] - 1.0
+        for i in range(n):
+            ok[i] = np.float64(pk[i]) * w[i]
         a, b, c, d, e, f = _measure(pk, ok, s, w, logs, bent, one, gamma)
         written, gain, size = written + a, gain + b, size + c
         square, entropy, miss = square + d, entropy + e, miss + f
@@ -274,11 +277,13 @@ def start(
     log_gamma = math.log(gamma)
     state[_BETA], state[_GAMMA], state[_LOG_GAMMA] = beta, gamma, log_gamma
     state[_MOVE], state[_REST], state[_PASSES] = 0.0, 0.0, 0.0
+    state[_LEFT], state[_RIGHT] = -np.inf, np.inf
     n, mass, mean = take_sample(r, p, sample)
     state[_ANCHOR] = mean if mass > 0.0 else r[0]
     if not (mass > 0.0 and _GAMMAS[0] < beta):
         return _SCAN
-    inverse, anchor = 1.0 / beta, mean
+    # By Jensen, `sum p w` is at least the mass at the mean.
+    inverse, anchor, left, right = 1.0 / beta, mean, mean, np.inf
     for _ in range(_SAMPLE_STEPS):
         ratio, slope, bend, third, _all = _weigh(
             sample[0, :n], sample[1, :n], sample[2, :n], anchor, inverse, gamma, log_gamma,
@@ -287,12 +292,24 @@ def start(
         move = gamma * _root(ratio - mass, slope, bend, third)
         if not abs(move) < np.inf:
             break
-        anchor += beta * move
+        if ratio > mass:
+            left = anchor
+        else:
+            right = anchor
+        anchor = _inside(anchor + beta * move, left, right)
         if abs(move) < 0.05 * gamma:
             break
     if abs(anchor) < np.inf:
         state[_ANCHOR] = anchor
     return _SCAN
+
+
+@EXACT
+def _inside(trial: float, left: float, right: float) -> float:
+    """Return the trial, or the middle of the bracket, or its only end, where it is outside."""
+    if left < trial < right:
+        return trial
+    return 0.5 * (left + right) if right < np.inf else left
 
 
 @EXACT
@@ -383,9 +400,18 @@ def _next(work: int, state: FloatArray, sums: FloatArray, n_blocks: int) -> int:
     move = max(move, total(sums, _ALL, n_blocks) / share - abs(link))
     if not abs(move) < 1e300:
         return GENERAL
+    old, beta = state[_ANCHOR], state[_BETA]
+    here = old + beta * state[_REST]
+    # The sign of the first excess is as uncertain as the guess.
+    if work != _SCAN:
+        state[_LEFT if excess > 0.0 else _RIGHT] = here
+    # Only steps that the floats can tell from none are worth a safeguard.
+    if state[_LEFT] > -np.inf and beta * abs(move) > 4.0 * _EPS * abs(here):
+        inside = _inside(here + beta * move, state[_LEFT], state[_RIGHT])
+        # The difference has fewer digits than the move.
+        move = move if inside == here + beta * move else (inside - here) / beta
     state[_MOVE] = move
     # lambda lies between the rewards; an anchor out there would cost their digits.
-    old, beta = state[_ANCHOR], state[_BETA]
     whole = state[_REST] + move
     new = min(max(old + beta * whole, state[_LEAST]), state[_MOST])
     within = state[_LEAST] <= old <= state[_MOST]
