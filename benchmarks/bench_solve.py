@@ -174,7 +174,7 @@ def single_rows() -> list[str]:
                 "whole": functools.partial(solve, r, p, divergence, 1.0, out=out),
                 "kernel": kernel_call(r, p, divergence),
             }
-            seconds = alternate(calls, repeats=2000)
+            seconds = alternate(calls, repeats=100)
             peer = "–"
             if name != "KL" and responses == 1000:
                 runs = []

@@ -14,23 +14,29 @@ from rlhfsim.kernels.compile import SUMS
 from rlhfsim.threads import get_threads, in_parallel
 
 Array = np.ndarray
+# Seconds; libraries wait busily for some milliseconds.
+PAUSE = 0.02
 
 
 def alternate(functions: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, float]:
-    """Return the median seconds of each function; they run in turn, after one turn of warming up.
+    """Return the median seconds of each function; they run in turn.
 
-    A function slower than half a second runs three times only.
+    Before each turn comes a pause, in which the threads of the library before, which wait busily
+    for more work, go to sleep, and a call that is not timed.  A function slower than half a second
+    runs three times only, without either.
     """
     times: dict[str, list[float]] = {name: [] for name in functions}
-    for turn in range(repeats + 1):
+    for _ in range(repeats):
         for name, function in functions.items():
-            slow = len(times[name]) >= 3 and np.median(times[name]) > 0.5
-            if slow:
+            slow = bool(times[name]) and np.median(times[name]) > 0.5
+            if slow and len(times[name]) >= 3:
                 continue
+            if not slow:
+                time.sleep(PAUSE)
+                function()
             start = time.perf_counter()
             function()
-            if turn:
-                times[name].append(time.perf_counter() - start)
+            times[name].append(time.perf_counter() - start)
     return {name: float(np.median(values)) for name, values in times.items()}
 
 

@@ -16,9 +16,9 @@ _EXPONENTIAL_SIDE = 0.0
 def wright_omega(z: ArrayLike) -> FloatArray:
     """Return the Wright omega function, the real solution of `omega + log(omega) = z`.
 
-    `scipy.special.wrightomega` is 31 ulp off on [-50, -20] and 16 ulp on [-20, -5]; one Newton
+    `scipy.special.wrightomega` is 32 ulp off on [-50, -20] and 16 ulp on [-20, -5]; one Newton
     step on the well-conditioned form of the equation on each side of z = 0 brings the error to
-    2 ulp on the whole real line.
+    2 ulp on the whole real line (`benchmarks/wright_omega.md`).
 
     Parameters
     ----------
@@ -35,8 +35,12 @@ def wright_omega(z: ArrayLike) -> FloatArray:
     z = np.asarray(z, dtype=np.float64)
     omega = np.asarray(_scipy_wrightomega(z), dtype=np.float64)
     with np.errstate(all="ignore"):
-        # z <= 0: root of g(w) = w - e^z e^(-w), g' = 1 + e^z e^(-w).
-        fixed = np.exp(z) * np.exp(-omega)
+        # z <= 0: root of g(w) = w - e^(z - w), g' = 1 + e^(z - w); and what rounding z - w lost.
+        exponent = z - omega
+        subtracted = exponent - z
+        lost = (z - (exponent - subtracted)) - (omega + subtracted)
+        fixed = np.exp(exponent)
+        fixed = fixed + fixed * lost
         small = omega - (omega - fixed) / (1.0 + fixed)
         # z > 0: root of w + log(w) - z.
         large = omega + omega * (z - omega - np.log(omega)) / (1.0 + omega)

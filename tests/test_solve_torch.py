@@ -575,6 +575,7 @@ def test_backend_is_picked_by_the_device(monkeypatch):
     r, p, b = (t.detach() for t in leaves(16))
     assert operator._row_solver(r) is pure.solve_rows
     monkeypatch.setattr(operator, "_row_solver", lambda reward: wrong)
+    monkeypatch.setattr(operator, "_mended", lambda rows, *problem: rows)
     with pytest.raises(SolverError, match=r"no certified optimum at prompt \[1\]: dual") as caught:
         solve_tensors(r, p, KL(), b)
     assert caught.value.solution.gap[1] >= 1
@@ -674,3 +675,25 @@ def test_unchecked_bad_data_show_in_the_certificate(divergence):
     assert solution.gap[0].isnan()
     alone = solve_tensors(reward[1], rows_of(0.2, 0.3, 0.5), divergence, 1.0)
     torch.testing.assert_close(solution.policy[1], alone.policy, rtol=1e-15, atol=0)
+
+
+def test_rows_that_a_backend_cannot_certify_are_solved_in_plain_torch(monkeypatch):
+    """As on CUDA, where the kernels leave the ends of the floats alone."""
+    generator = torch.Generator().manual_seed(5)
+    r = torch.randn(4, 6, dtype=torch.float64, generator=generator)
+    p = torch.softmax(torch.randn(4, 6, dtype=torch.float64, generator=generator), -1)
+    expected = solve(r, p, ChiSquared() + KL(), 0.3)
+    calls = []
+
+    def broken(*arguments):
+        rows = pure.solve_rows(*arguments)
+        calls.append(len(rows.gap))
+        spoilt = rows.gap.clone()
+        spoilt[1], spoilt[3] = math.nan, 1.0
+        return rows._replace(gap=spoilt, policy=rows.policy * torch.tensor([[1.0], [9], [1], [9]]))
+
+    monkeypatch.setattr(operator, "_row_solver", lambda reward: broken)
+    mended = solve(r, p, ChiSquared() + KL(), 0.3)
+    assert calls == [4]
+    torch.testing.assert_close(mended.policy, expected.policy, rtol=1e-14, atol=0)
+    assert (mended.gap.abs() <= mended.tolerance).all()

@@ -1,6 +1,9 @@
+import itertools
+
 import mpmath as mp
 import numpy as np
 import pytest
+import scipy.special
 
 from rlhfsim.special import entropy_excess, wright_omega
 
@@ -50,6 +53,52 @@ def test_wright_omega_is_within_two_ulp_everywhere():
         errors = [ulps(w, exact_omega(z)) for z, w in zip(OMEGA_POINTS, computed, strict=True)]
     worst = int(np.argmax(errors))
     assert errors[worst] <= 2, (OMEGA_POINTS[worst], errors[worst])
+
+
+# Where a formula changes: scipy's regions and series, e^z as it underflows, our two sides, and the
+# end of the correction.
+OMEGA_SWITCHES = [
+    -745.1332191019412, -744.4400719213812, -708.3964185322641, -50.0, -2.0, 0.0, 1.0, 1.0 + np.pi,
+    2.0**53, -(2.0**53), 1e20,
+]  # fmt: skip
+
+
+def test_wright_omega_is_within_two_ulp_of_random_points_and_around_every_switch():
+    rng = np.random.default_rng(0)
+    parts = [rng.uniform(a, b, 300) for a, b in itertools.pairwise([-746, -708, -50, -20, -5, -2])]
+    parts += [rng.uniform(a, b, 500) for a, b in itertools.pairwise([-5, -2, -1, 0, 1, 5, 20])]
+    parts += [sign * 10.0 ** rng.uniform(-323, 0, 300) for sign in (-1, 1)]
+    parts += [10.0 ** rng.uniform(1, 308, 600)]
+    steps = np.arange(-20, 21)
+    parts += [s + steps * np.spacing(abs(s)) for s in OMEGA_SWITCHES]
+    parts += [around(*OMEGA_SWITCHES)]
+    z = np.concatenate(parts)
+    computed = wright_omega(z)
+    with mp.workdps(50):
+        errors = [ulps(w, exact_omega(x)) for x, w in zip(z, computed, strict=True)]
+    worst = int(np.argmax(errors))
+    assert errors[worst] <= 2, (z[worst], errors[worst])
+    # Two formulas that met at 0 only to 2 ulp would show as an average far above rounding's.
+    assert np.mean(errors) < 0.4
+
+
+def test_wright_omega_where_scipy_is_wrong_by_many_ulp():
+    """What the correction is for: without it the bound above would not hold."""
+    z = np.linspace(-50, -20, 301)
+    with mp.workdps(50):
+        exact = [exact_omega(x) for x in z]
+        before = max(ulps(w, e) for w, e in zip(scipy.special.wrightomega(z), exact, strict=True))
+        after = max(ulps(w, e) for w, e in zip(wright_omega(z), exact, strict=True))
+    assert before > 10
+    assert after < 1.5
+
+
+def test_wright_omega_solves_its_equation():
+    """Another way to the same number: lambertw, in mpmath too, at points it can do."""
+    z = np.concatenate([np.linspace(-40, 40, 161), [1e-300, 300.0, -300.0]])
+    with mp.workdps(40):
+        for x, w in zip(z, wright_omega(z), strict=True):
+            assert ulps(w, mp.lambertw(mp.exp(mp.mpf(x))).real) <= 2
 
 
 def test_wright_omega_at_infinity_and_shapes():

@@ -9,6 +9,13 @@ from rlhfsim.solvers.solution import Solution, SolverError
 from rlhfsim.solvers.tensors.inputs import feasibility_limit
 
 
+def certified(gap: Tensor, tolerance: Tensor, feasibility: Tensor, policy: Tensor) -> Tensor:
+    """Return for each prompt whether gap and feasibility are within rounding."""
+    limit = feasibility_limit(policy.dtype, policy.shape[-1])
+    # Written so that NaN fails; an infinite gap must not pass against an infinite tolerance.
+    return gap.isfinite() & (gap.abs() <= tolerance) & (feasibility <= limit)
+
+
 def require_certified(solution: Solution[Tensor]) -> Solution[Tensor]:
     """Return `solution`, or raise `SolverError` naming the first prompt with a bad certificate.
 
@@ -16,8 +23,7 @@ def require_certified(solution: Solution[Tensor]) -> Solution[Tensor]:
     """
     limit = feasibility_limit(solution.policy.dtype, solution.policy.shape[-1])
     gap, tolerance, feasibility = solution.gap, solution.tolerance, solution.feasibility
-    # Written so that NaN fails; an infinite gap must not pass against an infinite tolerance.
-    good = gap.isfinite() & (gap.abs() <= tolerance) & (feasibility <= limit)
+    good = certified(gap, tolerance, feasibility, solution.policy)
     if bool(good.all()):
         return solution
     index = tuple(int(i) for i in torch.nonzero(~good)[0])

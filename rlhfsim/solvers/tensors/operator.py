@@ -14,7 +14,7 @@ from torch import Tensor
 
 from rlhfsim.solvers.solution import Solution
 from rlhfsim.solvers.tensors import gradient, inputs, pure
-from rlhfsim.solvers.tensors.certificate import require_certified
+from rlhfsim.solvers.tensors.certificate import certified, require_certified
 from rlhfsim.solvers.tensors.rows import Rows, RowSolver
 
 Six = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
@@ -70,8 +70,26 @@ def solve_operator(
     if check:
         inputs.data(reward, reference, beta)
     batch, r, p, b = as_rows(reward, reference, beta)
-    solution = from_rows(_row_solver(reward)(r, p, b, chi_squared, kl), batch)
+    solver = _row_solver(reward)
+    rows = solver(r, p, b, chi_squared, kl)
+    if check and solver is not pure.solve_rows:
+        rows = _mended(rows, r, p, b, chi_squared, kl)
+    solution = from_rows(rows, batch)
     return fields(require_certified(solution) if check else solution)
+
+
+def _mended(
+    rows: Rows, reward: Tensor, reference: Tensor, beta: Tensor, chi_squared: float, kl: float
+) -> Rows:
+    """Solve again in plain torch what the kernels, far from the ends of the floats, could not."""
+    bad = ~certified(rows.gap, rows.tolerance, rows.feasibility, rows.policy)
+    if not bool(bad.any()):
+        return rows
+    again = torch.nonzero(bad)[:, 0]
+    redone = pure.solve_rows(reward[again], reference[again], beta[again], chi_squared, kl)
+    return Rows(
+        *(field.index_put((again,), value) for field, value in zip(rows, redone, strict=True))
+    )
 
 
 @solve_operator.register_fake

@@ -14,7 +14,8 @@ class Rows(NamedTuple):
     `policy` is `(N, Y)` in the dtype of the inputs.  The other fields are `(N,)`, float64 and in
     the units of the reward, as in `Solution`.  `multiplier`, `value`, `gap` and `tolerance` are
     those of the policy before it is rounded to the dtype, `feasibility` that of the policy as
-    returned.
+    returned.  The CUDA kernels certify float32 rows as rounded, and their multiplier is accurate to
+    the float32 eps of `max(spread of the rewards, beta times weight)`.
     """
 
     policy: Tensor
