@@ -207,7 +207,7 @@ def test_hard_problems_agree_with_the_general_route(divergence):
 @EVERY
 def test_hard_problems_agree_with_mpmath(divergence):
     rng = np.random.default_rng(31)
-    for size in (1, 2, 3, 7, 8, 9, 33, 129) * 2:
+    for size in (1, 2, 3, 7, 8, 9, 1, 2, 3, 9, 33, 129):
         reward, reference, beta = hard_problem(rng, size)
         solution = solve(reward, reference, divergence, beta)
         assert_true(solution, reward, reference, divergence, beta)
@@ -312,7 +312,7 @@ def test_kl_takes_the_expansion_on_one_side_of_its_switch_only(monkeypatch):
     """Both formulas are right on both sides, so what is tested above is that they meet."""
     passes = []
     for reach in (np.nextafter(gibbs._NEAR, 0), gibbs._NEAR):
-        state, sums, _ = by_hand(KL(), [0.0, -reach], [0.5, 0.5], 1.0)
+        state, _, _ = by_hand(KL(), [0.0, -reach], [0.5, 0.5], 1.0)
         passes.append(state["passes"])
     assert passes == [[1, 3, 2], [1, 2]]
 
@@ -472,32 +472,34 @@ def test_passes_by_hand_are_what_solve_does(divergence):
     assert list(fields[:5]) == [getattr(solution, f) for f in FIELDS[1:]]
 
 
+def scaled(factor):
+    return lambda array: array.__imul__(factor)
+
+
+def added(entry, change):
+    def spoil(array):
+        array[entry] += change
+
+    return spoil
+
+
+MIXED = ChiSquared() + KL()
+#: Divergence, pass before which to tamper, with what, and how.
 TAMPERED = {
-    "KL, factors": (KL(), gibbs._SCALE, lambda state, sums, o: sums.__imul__(1 + 1e-12)),
-    "KL, weights": (KL(), gibbs._SCALE, lambda state, sums, o: o.__imul__(1 + 1e-12)),
-    "KL, exponentials": (
-        KL(), gibbs._SCALE, lambda state, sums, o: state.__setitem__(gibbs._GAP, 1e-12),
-    ),
-    "chi-squared, multiplier": (
-        ChiSquared(), active_set._WRITE,
-        lambda state, sums, o: state.__setitem__(active_set._SHIFT, state[active_set._SHIFT] + 1e-12),
+    "KL, factors": (KL(), gibbs._SCALE, "sums", scaled(1 + 1e-12)),
+    "KL, weights": (KL(), gibbs._SCALE, "policy", scaled(1 + 1e-12)),
+    "KL, exponentials": (KL(), gibbs._SCALE, "state", added(gibbs._GAP, 1e-12)),
+    "chi-squared, shift": (
+        ChiSquared(), active_set._WRITE, "state", added(active_set._SHIFT, 1e-12)
     ),
     "chi-squared, anchor": (
-        ChiSquared(), active_set._WRITE,
-        lambda state, sums, o: state.__setitem__(active_set._ANCHOR, state[active_set._ANCHOR] + 1e-12),
+        ChiSquared(), active_set._WRITE, "state", added(active_set._ANCHOR, 1e-12)
     ),
-    "mixed, multiplier": (
-        ChiSquared() + KL(), mixed._WRITE,
-        lambda state, sums, o: state.__setitem__(mixed._MOVE, state[mixed._MOVE] + 1e-12),
-    ),
-    "mixed, multiplier much": (
-        ChiSquared() + KL(), mixed._WRITE,
-        lambda state, sums, o: state.__setitem__(mixed._MOVE, state[mixed._MOVE] + 1e-6),
-    ),
-    "mixed, ratios": (ChiSquared() + KL(), mixed._WRITE, lambda state, sums, o: o.__imul__(1 + 1e-12)),
+    "mixed, move": (MIXED, mixed._WRITE, "state", added(mixed._MOVE, 1e-12)),
+    "mixed, move much": (MIXED, mixed._WRITE, "state", added(mixed._MOVE, 1e-6)),
+    "mixed, ratios": (MIXED, mixed._WRITE, "policy", scaled(1 + 1e-12)),
     "mixed, ratios to and fro": (
-        ChiSquared() + KL(), mixed._WRITE,
-        lambda state, sums, o: o.__imul__(1 + 1e-6 * (-1.0) ** np.arange(o.size)),
+        MIXED, mixed._WRITE, "policy", lambda w: w.__imul__(1 + 1e-6 * (-1.0) ** np.arange(w.size))
     ),
 }  # fmt: skip
 
@@ -505,7 +507,7 @@ TAMPERED = {
 @pytest.mark.parametrize("size", [6, 1500])
 @pytest.mark.parametrize("name", TAMPERED)
 def test_the_certificate_catches_what_goes_wrong_in_the_last_pass(name, size):
-    divergence, last, spoil = TAMPERED[name]
+    divergence, last, what, spoil = TAMPERED[name]
     rng = np.random.default_rng(39)
     reward, reference = rng.normal(size=size), np.full(size, 1 / size)
     right, _, _ = by_hand(divergence, reward, reference, 1.0)
@@ -513,7 +515,7 @@ def test_the_certificate_catches_what_goes_wrong_in_the_last_pass(name, size):
 
     def tamper(work, state, sums, policy):
         if work == last:
-            spoil(state, sums, policy)
+            spoil({"state": state, "sums": sums, "policy": policy}[what])
 
     state, _, fields = by_hand(divergence, reward, reference, 1.0, tamper)
     assert state["status"] == blocks.GENERAL
@@ -523,16 +525,16 @@ def test_the_certificate_catches_what_goes_wrong_in_the_last_pass(name, size):
 
 
 @pytest.mark.parametrize("error", [1e-3, 1e-6])
-def test_the_gap_by_itself_catches_a_wrong_reward(error, monkeypatch):
-    """The chi-squared policy of another reward: it sums to 1, and is not optimal."""
+def test_the_gap_by_itself_catches_mass_moved_from_one_response_to_another(error):
+    """The policy still sums to 1, and is not optimal."""
     rng = np.random.default_rng(40)
     reward, reference = rng.normal(size=64), np.full(64, 1 / 64)
     divergence = ChiSquared() + KL()
 
     def swap(work, state, sums, w):
         if work == mixed._WRITE:
-            # Of equal mass and slope, so that the sum stays.
-            w[0], w[1] = w[0] * (1 + error / w[0]), w[1] * (1 - error / w[1])
+            w[0] += error
+            w[1] -= error
 
     state, _, fields = by_hand(divergence, reward, reference, 1.0, swap)
     assert state["status"] == blocks.GENERAL
@@ -1002,7 +1004,7 @@ MEASURE = """
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/clear_refs"), reason="needs Linux")  # noqa: PTH110
 def test_the_kernels_need_no_memory_to_speak_of():
-    """The high-water mark of a process of its own, as the kernels' own allocations are no numpy's."""
+    """The high-water mark of a process, as what the kernels allocate themselves is not numpy's."""
     run = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(MEASURE)],
         capture_output=True, text=True, check=True, timeout=300,

@@ -11,13 +11,16 @@ TEXT = (ROOT / "README.md").read_text()
 def test_python_blocks_run_and_print_what_they_say(capsys):
     namespace = {}
     blocks = re.findall(r"```python\n(.*?)```", TEXT, re.S)
-    assert len(blocks) == 4
+    assert len(blocks) == 7
     for block in blocks:
         exec(compile(block, "README.md", "exec"), namespace)
     printed = capsys.readouterr().out
-    for expected in ("(3, 6) True", "(200, 3, 6)", "(12, 6) 12"):
-        assert expected in printed
-    assert printed.splitlines()[-2] == "(12, 6) 12"
+    lines = printed.splitlines()
+    for expected in ("(3, 6) True", "(12, 6) 12", "True", "2.0", "[0.6363 0.2047 0.1589]"):
+        assert expected in lines
+    assert "(200, 3, 6)" in printed
+    capped = float(lines[lines.index("True") + 2])
+    assert abs(capped - 2) < 1e-6
 
 
 def test_commands_exist():

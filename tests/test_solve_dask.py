@@ -252,3 +252,13 @@ def test_chunks_that_change_are_refused():
         pytest.raises(SolverError, match="no certified optimum"),
     ):
         solve_dask(reward, np.full(400, 1 / 400), ChiSquared(), 0.5)
+
+
+def test_solve_sends_dask_arrays_here():
+    reward, reference = np.array([[1.0, 0.0, 0.5]] * 2), np.full((2, 3), 1 / 3)
+    lazy = solve(da.from_array(reward, chunks=(1, 2)), reference, KL(), 0.5)
+    assert isinstance(lazy.policy, da.Array)
+    expected = solve(reward, reference, KL(), 0.5)
+    np.testing.assert_allclose(lazy.policy.compute(), expected.policy, rtol=1e-14)
+    with pytest.raises(ValueError, match="out is given"):
+        solve(da.from_array(reward), reference, KL(), 0.5, out=np.empty((2, 3)))

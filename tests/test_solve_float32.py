@@ -61,11 +61,14 @@ def assert_stored(policy, true, reward, reference, divergence, beta):
     inside = reference > 0
     spread = float(np.ptp(reward[inside].astype(float)))
     conditioning = 8 * DOUBLE * spread / (beta * least_weight(divergence)) + 1e-13
-    clipped = reference * (8 * DOUBLE + conditioning if divergence.terms()[0][1] != KL() else 0.0)
+    # Just above the clip of chi-squared a ratio is a difference of O(1).
+    chi_squared = all(base == ChiSquared() for _, base in divergence.terms())
+    clipped = reference * (8 * DOUBLE + conditioning if chi_squared else 0.0)
     error = np.abs(policy.astype(float) - true)
     # Small masses pass through the subnormal singles on their way.
     assert np.all(error <= (1.1 * EPS + conditioning) * true + clipped + 1e-13 * EPS)
-    assert np.all(policy[~inside] == 0)
+    if np.isinf(divergence.recession):
+        assert np.all(policy[~inside] == 0)
 
 
 @EVERY
@@ -153,8 +156,7 @@ def test_the_ends_of_single_precision(name, divergence):
 def test_mixed_dtypes_are_solved_in_double_precision(divergence):
     reward, reference = np.array([1.0, 0.25, -0.5]), np.array([0.25, 0.5, 0.25])
     expected = solve(reward, reference, divergence, 0.5)
-    for r, p in (single(reward), reference), (reward, single(reference)):
-        r, p = np.squeeze(r), np.squeeze(p)
+    for r, p in (reward.astype(np.float32), reference), (reward, reference.astype(np.float32)):
         solution = solve(r, p, divergence, 0.5)
         assert solution.policy.dtype == np.float64
         assert np.array_equal(solution.policy, expected.policy)

@@ -61,7 +61,7 @@ def test_the_environment_decides_first(monkeypatch):
 @pytest.mark.parametrize("given", ["0", "-1", "two", "1.5", " ", "+2", "1e3"])
 def test_a_bad_environment_is_refused(given, monkeypatch):
     monkeypatch.setenv("RLHFSIM_THREADS", given)
-    with pytest.raises(ValueError, match="RLHFSIM_THREADS is .* it must be a positive integer"):
+    with pytest.raises(ValueError, match=r"RLHFSIM_THREADS is .* it must be a positive integer"):
         threads.get_threads()
     with pytest.raises(ValueError, match="RLHFSIM_THREADS"):
         solve(np.zeros((1 << 9, 1 << 9)), np.full(1 << 9, 2.0**-9), KL(), 1.0)
