@@ -203,5 +203,5 @@ def test_batches_threads_and_places(divergence, monkeypatch):
         assert np.array_equal(out, expected.policy)
         strided = solve(reward[:, ::-1][:, ::-1], np.asfortranarray(reference), divergence, beta)
         assert np.array_equal(strided.policy, expected.policy)
-        with pytest.raises(ValueError, match="out has shape.*float64"):
+        with pytest.raises(ValueError, match=r"out has shape.*float64"):
             solve(reward, reference, divergence, beta, out=np.empty(reward.shape))

@@ -28,9 +28,11 @@ from rlhfsim.checks import FloatArray
 from rlhfsim.kernels.blocks import (
     BAD,
     BLOCK,
+    CHUNK,
     GENERAL,
     SingleArray,
     certify,
+    fetch_ahead,
     rounding,
     scan,
     sums_to_one,
@@ -74,9 +76,13 @@ def _write(
     r: FloatArray, p: FloatArray, o: FloatArray, anchor: float, inverse: float, shift: float
 ) -> None:
     """Write the policy."""
-    for i in range(r.size):
-        s = fma(np.float64(r[i]) - anchor, inverse, -shift)
-        o[i] = np.float64(p[i]) * (1.0 + s) if s > -1.0 else 0.0
+    for begin in range(0, r.size, CHUNK):
+        fetch_ahead(r, p, begin, CHUNK)
+        end = min(begin + CHUNK, r.size)
+        rc, pc, oc = r[begin:end], p[begin:end], o[begin:end]
+        for i in range(rc.size):
+            s = fma(np.float64(rc[i]) - anchor, inverse, -shift)
+            oc[i] = np.float64(pc[i]) * (1.0 + s) if s > -1.0 else 0.0
 
 
 @SUMS

@@ -14,10 +14,12 @@ from numpy.typing import NDArray
 
 from rlhfsim.checks import ROW_SUM_TOLERANCE, FloatArray
 from rlhfsim.kernels.compile import EXACT, SUMS
-from rlhfsim.kernels.intrinsics import bits, larger, smaller
+from rlhfsim.kernels.intrinsics import bits, larger, prefetch, smaller
 
 #: Responses per block: reward, reference and policy of a block together fit in a first-level cache.
 BLOCK = 1024
+#: Responses between two requests for what comes a block later.
+CHUNK = 64
 #: Partial sums that a pass may leave per block.
 WIDTH = 8
 #: Numbers that a row may carry from pass to pass.
@@ -65,6 +67,17 @@ def scan(r: FloatArray, p: FloatArray) -> tuple[float, float, float, float, bool
         word_p = max(word_p, bits(q) & _MAGNITUDE)
     clean = bool(word_r < _INFINITY) and bool(word_p < _INFINITY) and rarest >= 0.0
     return high, low, total, rarest, clean
+
+
+@EXACT
+def fetch_ahead(r: FloatArray, p: FloatArray, begin: int, length: int) -> None:
+    """Ask for entries that are one block further on: of the same row, or of the next one.
+
+    Memory then works while the arithmetic of this block goes on.
+    """
+    for i in range(begin + BLOCK, begin + BLOCK + length, 8):
+        prefetch(r, i)
+        prefetch(p, i)
 
 
 @EXACT

@@ -26,9 +26,11 @@ from rlhfsim.checks import FloatArray
 from rlhfsim.kernels.blocks import (
     BAD,
     BLOCK,
+    CHUNK,
     GENERAL,
     SingleArray,
     certify,
+    fetch_ahead,
     rounding,
     scan,
     sums_to_one,
@@ -77,10 +79,14 @@ def _weigh(
     miss: FloatArray,
 ) -> None:  # fmt: skip
     """Write `o = p e^s`, `s = (r - top)/beta`, and eps."""
-    for i in range(r.size):
-        f, e, u = power_parts(np.float64(r[i]) - top, scale, rest)
-        o[i] = np.float64(p[i]) * u
-        miss[i] = _miss(f, e)
+    for begin in range(0, r.size, CHUNK):
+        fetch_ahead(r, p, begin, CHUNK)
+        end = min(begin + CHUNK, r.size)
+        rc, pc, oc, mc = r[begin:end], p[begin:end], o[begin:end], miss[begin:end]
+        for i in range(rc.size):
+            f, e, u = power_parts(np.float64(rc[i]) - top, scale, rest)
+            oc[i] = np.float64(pc[i]) * u
+            mc[i] = _miss(f, e)
 
 
 @EXACT

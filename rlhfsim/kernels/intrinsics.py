@@ -107,3 +107,20 @@ def fetch_add(typingctx: _Any, array: _Any, increment: _Any) -> _Any:
         return builder.atomic_rmw("add", data, args[1], "monotonic")
 
     return types.int64(array, types.int64), codegen
+
+
+@intrinsic
+def prefetch(typingctx: _Any, array: _Any, index: _Any) -> _Any:
+    """Ask for the cache line of `array[index]`, which may lie beyond the array: nothing is read."""
+
+    def codegen(context: _Any, builder: _Any, signature: _Any, args: _Any) -> _Any:
+        data = context.make_array(signature.args[0])(context, builder, args[0]).data
+        byte, word = ir.IntType(8).as_pointer(), _HALF_WORD
+        kind = ir.FunctionType(ir.VoidType(), [byte, word, word, word])
+        function = builder.module.declare_intrinsic("llvm.prefetch", (byte,), kind)
+        place = builder.bitcast(builder.gep(data, [args[1]]), byte)
+        # Reading, to be kept in the outer caches, data.
+        builder.call(function, [place, *(ir.Constant(word, v) for v in (0, 2, 1))])
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp), codegen

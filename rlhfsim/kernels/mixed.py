@@ -34,6 +34,7 @@ from rlhfsim.kernels.blocks import (
     GENERAL,
     SingleArray,
     certify,
+    fetch_ahead,
     rounding,
     scan,
     sums_to_one,
@@ -186,10 +187,12 @@ def _weigh(
         rk, pk, ok = r[begin : begin + n], p[begin : begin + n], o[begin : begin + n]
         s, w, logs, one = desk[0, :n], desk[1, :n], desk[2, :n], desk[3, :n]
         least = _scores(rk, pk, anchor, inverse, rest, s)
+        fetch_ahead(r, p, begin, n // 2)
         if follow:
             _follow(ok, gamma, move, w, one)
         else:
             _guess(s, gamma, log_gamma, desk, singles)
+        fetch_ahead(r, p, begin + n // 2, n // 2)
         tail = (1.0 + least) / gamma - log_gamma < _TAIL
         for _ in range(steps):
             if tail:
@@ -247,6 +250,7 @@ def _write(
         rk, pk, ok = r[begin : begin + n], p[begin : begin + n], o[begin : begin + n]
         s, w, logs, one, bent = desk[0, :n], desk[1, :n], desk[2, :n], desk[3, :n], desk[4, :n]
         _scores(rk, pk, anchor, inverse, rest + move, s)
+        fetch_ahead(r, p, begin, n)
         _follow(ok, gamma, move, w, one)
         least = np.inf
         for i in range(n):
