@@ -28,7 +28,8 @@ lint: $(VENV)/.lint ## check format, lint and types
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-bench: $(VENV)/.bench ## time the solver against its peers (writes benchmarks/solve.md)
+bench: $(VENV)/.bench ## measure the solver against its peers (writes benchmarks/*.md)
+	$(BIN)/python benchmarks/wright_omega.py
 	$(BIN)/python benchmarks/bench_solve.py
 
 paper: $(VENV)/.core ## reproduce the numbers of every paper in paper_repro/

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
 from rlhfsim import checks
@@ -31,8 +31,11 @@ def set_threads(count: int) -> None:
 
 def get_threads() -> int:
     """Return the number of threads in use."""
+    global _count
     if _count == 0:
-        set_threads(_default())
+        default = _default()
+        with _lock:
+            _count = _count or default
     return _count
 
 
@@ -52,9 +55,12 @@ def in_parallel(task: Callable[..., _Result], calls: list[tuple[Any, ...]]) -> l
 
     The task must not call `in_parallel` itself.
     """
-    pool = _get_pool() if len(calls) > 1 else None
-    waiting = [pool.submit(task, *arguments) for arguments in calls[:-1]] if pool else []
+    waiting: list[Future[_Result]] = []
     try:
+        if len(calls) > 1:
+            pool = _get_pool()
+            for arguments in calls[:-1]:
+                waiting.append(pool.submit(task, *arguments))
         own = task(*calls[-1])
     finally:
         # Even if the own call fails, no thread may go on writing to the caller's arrays.

@@ -488,6 +488,7 @@ MIXED = ChiSquared() + KL()
 TAMPERED = {
     "KL, factors": (KL(), gibbs._SCALE, "sums", scaled(1 + 1e-12)),
     "KL, weights": (KL(), gibbs._SCALE, "policy", scaled(1 + 1e-12)),
+    "KL, multiplier": (KL(), gibbs._SCALE, "state", added(gibbs._SHIFT, 1e-6)),
     "KL, exponentials": (KL(), gibbs._SCALE, "state", added(gibbs._GAP, 1e-12)),
     "chi-squared, shift": (
         ChiSquared(), active_set._WRITE, "state", added(active_set._SHIFT, 1e-12)
@@ -1012,3 +1013,12 @@ def test_the_kernels_need_no_memory_to_speak_of():
     shares = {line.rsplit(" ", 1)[0]: float(line.split()[-1]) for line in run.stdout.splitlines()}
     assert len(shares) == 6
     assert max(shares.values()) < 0.1, shares
+
+
+def test_kl_keeps_small_masses_beside_a_rare_best():
+    for best, gap in ((1e-190, 1000.0), (1e-100, 745.0), (1e-50, 740.0)):
+        reward, reference = np.array([gap, 0.0, -1.0]), np.array([best, 0.5, 0.5])
+        solution = solve(reward, reference, KL(), 1.0)
+        truth = solve_high_precision(reward, reference, KL(), 1.0)
+        for computed, true in zip(solution.policy, truth.policy, strict=True):
+            assert abs(mp.mpf(float(computed)) - true) <= 1e-12 * true

@@ -36,6 +36,7 @@ from rlhfsim.kernels.blocks import (
     rounding,
     scan,
     sums_to_one,
+    supported,
     take_sample,
     total,
     usable,
@@ -145,7 +146,9 @@ def run(
             sums[k, _LINEAR], sums[k, _SQUARE] = linear, square
             continue
         if work == _SCAN:
-            high, low, mass, _rarest, clean = scan(rk, pk)
+            high, low, mass, rarest, clean = scan(rk, pk)
+            if clean and rarest == 0.0:
+                high, low = supported(rk, pk)
             sums[k, _HIGH], sums[k, _LOW] = high, low
             sums[k, _MASS] = mass if clean else np.nan
         active, scores, everything = _step(rk, pk, anchor, inverse)

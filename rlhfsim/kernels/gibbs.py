@@ -54,7 +54,7 @@ _WEIGH, _SCALE, _EXPAND = 1, 2, 3
 # Columns of the partial sums.
 _HIGH, _LOW, _MASS, _WEIGHT, _MISS, _FACTOR, _EXCESS = range(7)
 # Entries of the state.
-_BETA, _TOP, _SHARE, _REACH, _SHIFT, _GAP = range(6)
+_BETA, _TOP, _SHARE, _REACH, _SHIFT, _GAP, _TOTAL = range(7)
 
 # Pade's approximant in f rather than g.
 _TENTH, _HALF, _LAST = LN_2**2 / 10.0, LN_2 / 2.0, LN_2**3 / 120.0
@@ -62,6 +62,7 @@ _TENTH, _HALF, _LAST = LN_2**2 / 10.0, LN_2 / 2.0, LN_2**3 / 120.0
 _FAR = 700.0
 # Where all |s| are below this, e^s - 1 carries the digits.
 _NEAR = 0.34
+_TINY = 1e-200
 
 
 @EXACT
@@ -204,14 +205,15 @@ def decide(
         return _after_weighing(size, state, sums, n_blocks, eps)
     beta, reach = state[_BETA], state[_REACH]
     if work == _EXPAND:
-        weight = total(sums, _WEIGHT, n_blocks)
+        state[_TOTAL] = weight = total(sums, _WEIGHT, n_blocks)
         state[_SHIFT] = math.log1p(total(sums, _EXCESS, n_blocks) + (state[_SHARE] - 1.0))
         state[_GAP] = total(sums, _MISS, n_blocks)
         sums[:n_blocks, _FACTOR] = 1.0 / weight
         return _SCALE
     shift = state[_SHIFT]
     mass = total(sums, _WEIGHT, n_blocks)
-    gap = shift * (1.0 - mass) + state[_GAP]
+    # eps has a part that all responses share: what log Z is off by.
+    gap = shift * (1.0 - mass) + state[_GAP] + (state[_TOTAL] * math.exp(-shift) - 1.0) ** 2
     margin = rounding(size, eps)
     tolerance = margin * (abs(shift) + min(reach, 1.0) + margin)
     value = shift + (1.0 - state[_SHARE]) - gap
@@ -247,10 +249,11 @@ def _after_weighing(
         sums[k, _WEIGHT] *= factor
         sums[k, _MISS] *= factor
     z = total(sums, _WEIGHT, n_blocks)
-    # Far above the underflow of single terms.
-    if not z > (1e-200 if eps < 1e-10 else 1e-25):
+    # Where the best responses are very rare, what underflows beside them need not do so in pi.
+    least, far = (1e-17, 500.0) if eps < 1e-10 else (1e-8, 60.0)
+    if not (z > least or (z > (_TINY if eps < 1e-10 else 1e-25) and state[_REACH] < far)):
         return GENERAL
-    state[_SHIFT] = math.log(z)
+    state[_SHIFT], state[_TOTAL] = math.log(z), z
     state[_GAP] = total(sums, _MISS, n_blocks) / z
     for k in range(n_blocks):
         sums[k, _FACTOR] /= z
