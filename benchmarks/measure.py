@@ -22,8 +22,8 @@ def alternate(functions: Mapping[str, Callable[[], object]], repeats: int) -> di
     """Return the median seconds of each function; they run in turn.
 
     Before each turn comes a pause, in which the threads of the library before, which wait busily
-    for more work, go to sleep, and a call that is not timed.  A function slower than half a second
-    runs three times only, without either.
+    for more work, go to sleep; then as long a time of calls that are not timed, which bring back
+    caches and threads.  A function slower than half a second runs three times only, without either.
     """
     times: dict[str, list[float]] = {name: [] for name in functions}
     for _ in range(repeats):
@@ -33,7 +33,9 @@ def alternate(functions: Mapping[str, Callable[[], object]], repeats: int) -> di
                 continue
             if not slow:
                 time.sleep(PAUSE)
-                function()
+                start = time.perf_counter()
+                while time.perf_counter() - start < PAUSE:
+                    function()
             start = time.perf_counter()
             function()
             times[name].append(time.perf_counter() - start)
