@@ -50,7 +50,7 @@ _SCAN, _STEP, _WRITE = 1, 2, 3
 _ACTIVE, _SCORES, _ALL, _HIGH, _LOW, _MASS = range(6)
 _WRITTEN, _GAIN, _LINEAR, _SQUARE = range(1, 5)
 # Entries of the state.
-_BETA, _ANCHOR, _SHIFT, _SET, _PASSES, _SHARE, _SPREAD = range(7)
+_BETA, _ANCHOR, _SHIFT, _SET, _PASSES, _SHARE = range(6)
 
 _MAX_PASSES = 64
 _SAMPLE_STEPS = 12

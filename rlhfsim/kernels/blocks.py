@@ -30,7 +30,7 @@ DESK = 1024
 DESK_ROWS, SINGLE_ROWS = 5, 3
 #: Responses in the sample from which the first multiplier of a long row comes.
 SAMPLE = 1024
-_WHOLE, _FEW = 128, 128
+_WHOLE, _FEW, _PIECES = 128, 128, 16
 
 SingleArray = NDArray[np.float32]
 
@@ -97,18 +97,25 @@ def take_sample(r: FloatArray, p: FloatArray, sample: FloatArray) -> tuple[int, 
     A short row is copied whole.  Rows may be sorted, so the pieces are spread evenly.
     """
     n = r.size if r.size <= _WHOLE else (_FEW if r.size <= 8 * BLOCK else SAMPLE)
-    pieces = 1 if n == r.size else 16
+    pieces = 1 if n == r.size else _PIECES
     length = n // pieces
-    mass, weighted = 0.0, 0.0
+    stride = (r.size - length) // (_PIECES - 1)
     for k in range(pieces):
-        begin = (r.size - length) * k // max(pieces - 1, 1)
+        rk, pk = r[k * stride : k * stride + length], p[k * stride : k * stride + length]
+        x, q = sample[0, k * length : (k + 1) * length], sample[1, k * length : (k + 1) * length]
         for i in range(length):
-            x, q = np.float64(r[begin + i]), np.float64(p[begin + i])
-            sample[0, k * length + i] = x
-            sample[1, k * length + i] = q
-            mass += q
-            weighted += q * x
+            x[i], q[i] = rk[i], pk[i]
+    mass, weighted = _mass_and_moment(sample[0, :n], sample[1, :n])
     return n, mass, weighted / mass
+
+
+@SUMS
+def _mass_and_moment(r: FloatArray, p: FloatArray) -> tuple[float, float]:
+    mass, weighted = 0.0, 0.0
+    for i in range(r.size):
+        mass += p[i]
+        weighted += p[i] * r[i]
+    return mass, weighted
 
 
 @EXACT
