@@ -1022,3 +1022,41 @@ def test_kl_keeps_small_masses_beside_a_rare_best():
         truth = solve_high_precision(reward, reference, KL(), 1.0)
         for computed, true in zip(solution.policy, truth.policy, strict=True):
             assert abs(mp.mpf(float(computed)) - true) <= 1e-12 * true
+
+
+def wide_optimum(reward, reference, divergence):
+    """The optimum at beta = 1 in extended precision, by Newton's method on lambda."""
+    x, p = reward.astype(np.longdouble), reference.astype(np.longdouble)
+    at = (p * x).sum(axis=-1, keepdims=True)
+    for _ in range(60):
+        if divergence == ChiSquared():
+            w = np.maximum(1 + x - at, 0)
+            slope = (w > 0).astype(np.longdouble)
+        else:
+            log_w = np.minimum(x - at, 1)
+            for _ in range(40):
+                w = np.exp(log_w)
+                log_w = log_w + (1 + x - at - w - log_w) / (1 + w)
+            w = np.exp(log_w)
+            slope = w / (1 + w)
+        excess = (p * w).sum(axis=-1, keepdims=True) - 1
+        at = at + excess / (p * slope).sum(axis=-1, keepdims=True)
+        if np.abs(excess).max() < 1e-18:
+            break
+    return p * w
+
+
+@pytest.mark.skipif(np.finfo(np.longdouble).eps > 1e-18, reason="needs 80-bit floats")
+@pytest.mark.parametrize(
+    ("divergence", "bound"), [(ChiSquared(), 5e-16), (ChiSquared() + KL(), 6e-16)]
+)
+def test_ordinary_rows_are_exact_to_a_few_roundings(divergence, bound):
+    """Total variation, where a neglected term of a series or of a step would show."""
+    rng = np.random.default_rng(61)
+    for size, prompts in ((400, 60), (1000, 60), (20_000, 2)):
+        reward = rng.normal(size=(prompts, size))
+        reference = rng.standard_gamma(1.0, size=(prompts, size)) + 1e-12
+        reference /= reference.sum(axis=1, keepdims=True)
+        solution = solve(reward, reference, divergence, 1.0)
+        errors = np.abs(solution.policy - wide_optimum(reward, reference, divergence)).sum(axis=1)
+        assert errors.max() < bound
