@@ -103,8 +103,10 @@ def test_the_kernels_do_ordinary_problems_themselves(divergence, monkeypatch):
             rng.normal(size=(n_rows, size)), rng.dirichlet(np.ones(size), n_rows)
         )
         for beta in (0.05, 1.0, 100.0):
-            solve(reward, reference, divergence, beta)
-            solve(reward + np.float32(1e4), reference, divergence, beta)
+            for r in (reward, reward + np.float32(1e4)):
+                solution = solve(r, reference, divergence, beta)
+                assert solution.policy.dtype == np.float32
+                assert np.all(np.abs(solution.gap) <= solution.tolerance)
 
 
 @EVERY
