@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from rlhfsim.kernels.compile import SUMS
+from rlhfsim.compiling import SUMS
 from rlhfsim.threads import get_threads, in_parallel
 
 Array = np.ndarray

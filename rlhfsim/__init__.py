@@ -25,12 +25,14 @@ module              what is in it
 `frozen`            dataclasses that stay frozen when copied or pickled
 `randomness`        one generator per (study, cell, seed)
 `threads`           how many threads a solve may use
+`compiling`         how loops are compiled by numba
 `divergences`       `KL`, `ChiSquared` and any other f-divergence; sums, multiples; TV, Renyi
 `coverage`          `concentrability` and its relatives
 `bandit`            `ContextualBandit`: value, regret, optimal policy
 `table`             a bandit from a table of scored responses
 `instances`         named families: random, Zipf, log-linear, Proposition A.1
-`preferences`       `PreferenceData`, `sample_preferences`
+`data`              datasets, frozen: `PreferenceData`; their sufficient statistics
+`sampling`          drawing datasets from a bandit: `sample_preferences`
 `rewards`           `fit_reward`: tabular Bradley-Terry, finite class, existence of the MLE
 `kernels`           compiled passes over rows, behind `solve`
 `solvers`           `solve` -> `Solution` with its duality gap: numpy, torch, dask, streamed; with
@@ -55,6 +57,7 @@ from rlhfsim.coverage import (
     concentrability,
     max_concentrability,
 )
+from rlhfsim.data import PreferenceData
 from rlhfsim.divergences import (
     ALL_DIVERGENCES,
     DIVERGENCES,
@@ -70,8 +73,8 @@ from rlhfsim.divergences import (
     total_variation,
 )
 from rlhfsim.instances import log_linear_bandit, proposition_a1, random_bandit, zipf_bandit
-from rlhfsim.preferences import PreferenceData, sample_preferences
 from rlhfsim.rewards import FiniteClass, MLEDoesNotExistError, Tabular, fit_reward
+from rlhfsim.sampling import sample_preferences
 from rlhfsim.solvers import (
     BestBeta,
     ChiSquaredPath,

@@ -19,6 +19,7 @@ _LARGEST_INDEX = np.iinfo(np.int64).max
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
+BoolArray = NDArray[np.bool_]
 
 
 def _where(name: str, index: tuple[np.intp, ...] | tuple[int, ...]) -> str:
@@ -204,6 +205,11 @@ def generator(name: str, value: np.random.Generator) -> np.random.Generator:
             "(for example numpy.random.default_rng(0))"
         )
     return value
+
+
+def optional_generator(name: str, value: np.random.Generator | None) -> np.random.Generator | None:
+    """Return `value`, which must be a `numpy.random.Generator` or None."""
+    return None if value is None else generator(name, value)
 
 
 def _shapes(arrays: Mapping[str, NDArray[Any]]) -> str:

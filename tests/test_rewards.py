@@ -12,17 +12,17 @@ from scipy.optimize import brentq, minimize
 from scipy.special import expit
 
 from rlhfsim.bandit import ContextualBandit
-from rlhfsim.preferences import PreferenceData, sample_preferences
+from rlhfsim.data import PreferenceData, count_pairs
 from rlhfsim.rewards import (
     FiniteClass,
     MLEDoesNotExistError,
     RewardFitError,
     Tabular,
-    count_pairs,
     fit_reward,
     mle_exists,
     newton,
 )
+from rlhfsim.sampling import sample_preferences
 
 
 def from_wins(*tables, responses=None):

@@ -25,6 +25,7 @@ import math
 import numpy as np
 
 from rlhfsim.checks import FloatArray
+from rlhfsim.compiling import EXACT, SUMS
 from rlhfsim.kernels.blocks import (
     BAD,
     BLOCK,
@@ -41,7 +42,6 @@ from rlhfsim.kernels.blocks import (
     total,
     usable,
 )
-from rlhfsim.kernels.compile import EXACT, SUMS
 from rlhfsim.kernels.intrinsics import fma
 
 # Passes.

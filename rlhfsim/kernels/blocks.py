@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rlhfsim.checks import ROW_SUM_TOLERANCE, FloatArray
-from rlhfsim.kernels.compile import EXACT, SUMS
+from rlhfsim.compiling import EXACT, SUMS
 from rlhfsim.kernels.intrinsics import bits, larger, prefetch, smaller
 
 #: Responses per block: reward, reference and policy of a block together fit in a first-level cache.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 
-from rlhfsim.kernels.compile import EXACT
+from rlhfsim.compiling import EXACT
 from rlhfsim.kernels.intrinsics import bits, fma, from_bits
 
 LOG2_E = 1.4426950408889634

@@ -23,6 +23,7 @@ import math
 import numpy as np
 
 from rlhfsim.checks import FloatArray
+from rlhfsim.compiling import EXACT, SUMS
 from rlhfsim.kernels.blocks import (
     BAD,
     BLOCK,
@@ -38,7 +39,6 @@ from rlhfsim.kernels.blocks import (
     total,
     usable,
 )
-from rlhfsim.kernels.compile import EXACT, SUMS
 from rlhfsim.kernels.elementary import (
     LN_2,
     LOG2_E,

@@ -27,6 +27,7 @@ import math
 import numpy as np
 
 from rlhfsim.checks import FloatArray
+from rlhfsim.compiling import EXACT, SUMS
 from rlhfsim.kernels.blocks import (
     BAD,
     BLOCK,
@@ -43,7 +44,6 @@ from rlhfsim.kernels.blocks import (
     total,
     usable,
 )
-from rlhfsim.kernels.compile import EXACT, SUMS
 from rlhfsim.kernels.elementary import exp, log, log_parts
 from rlhfsim.kernels.intrinsics import fma, smaller
 from rlhfsim.kernels.single import wright_omega

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from rlhfsim.checks import FloatArray, IntArray
+from rlhfsim.compiling import EXACT
 from rlhfsim.kernels import active_set, gibbs, mixed
 from rlhfsim.kernels.blocks import (
     BLOCK,
@@ -17,7 +18,6 @@ from rlhfsim.kernels.blocks import (
     WIDTH,
     SingleArray,
 )
-from rlhfsim.kernels.compile import EXACT
 from rlhfsim.kernels.intrinsics import fetch_add
 
 KL, CHI_SQUARED, MIXED = range(3)

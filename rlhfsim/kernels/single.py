@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from rlhfsim.compiling import EXACT
 from rlhfsim.kernels.blocks import SingleArray
-from rlhfsim.kernels.compile import EXACT
 from rlhfsim.kernels.intrinsics import bits32, from_bits32
 
 # numba widens integers as well, and LLVM narrows them again only where it is told to.

@@ -16,9 +16,8 @@ import numpy as np
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import connected_components
 
-from rlhfsim.checks import FloatArray, IntArray
-from rlhfsim.preferences import PreferenceData
-from rlhfsim.rewards.counts import BoolArray, PromptWins, count_pairs
+from rlhfsim.checks import BoolArray, FloatArray, IntArray
+from rlhfsim.data import PreferenceData, PromptWins, count_pairs
 
 _NAMED_AT_MOST = 10
 

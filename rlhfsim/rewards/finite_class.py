@@ -8,9 +8,8 @@ import numpy as np
 
 from rlhfsim import checks
 from rlhfsim.checks import FloatArray
+from rlhfsim.data import PairCounts, PreferenceData, count_pairs, log_likelihood
 from rlhfsim.frozen import Frozen
-from rlhfsim.preferences import PreferenceData
-from rlhfsim.rewards.counts import PairCounts, count_pairs, log_likelihood, optional_generator
 from rlhfsim.rewards.result import RewardFit
 
 #: Largest number of terms of the likelihood held in memory at once.
@@ -51,7 +50,7 @@ class FiniteClass(Frozen):
 
     def fit(self, data: PreferenceData, rng: np.random.Generator | None = None) -> RewardFit:
         """Return the maximum likelihood reward of the class; see `fit_reward`."""
-        rng = optional_generator(rng)
+        rng = checks.optional_generator("rng", rng)
         counts = count_pairs(data)
         if self.rewards.shape[1:] != counts.shape:
             raise ValueError(

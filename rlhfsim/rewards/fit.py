@@ -6,8 +6,8 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
-from rlhfsim.preferences import PreferenceData
-from rlhfsim.rewards.counts import optional_generator
+from rlhfsim import checks
+from rlhfsim.data import PreferenceData
 from rlhfsim.rewards.result import RewardFit
 from rlhfsim.rewards.tabular import Tabular
 
@@ -64,4 +64,4 @@ def fit_reward(
             f"model is {model!r:.80}; it must be a reward model, "
             "for example Tabular() or FiniteClass(rewards)"
         )
-    return model.fit(data, optional_generator(rng))
+    return model.fit(data, checks.optional_generator("rng", rng))

@@ -36,8 +36,7 @@ import numpy as np
 from scipy.linalg import LinAlgError, cho_factor, cho_solve
 from scipy.special import expit
 
-from rlhfsim.checks import FloatArray, IntArray
-from rlhfsim.rewards.counts import BoolArray
+from rlhfsim.checks import BoolArray, FloatArray, IntArray
 from rlhfsim.rewards.existence import strong_components
 
 #: Newton steps allowed, besides those that bounds and responses add.

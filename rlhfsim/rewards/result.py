@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from rlhfsim import checks
-from rlhfsim.checks import FloatArray, IntArray
+from rlhfsim.checks import BoolArray, FloatArray, IntArray
 from rlhfsim.frozen import Frozen
-from rlhfsim.rewards.counts import BoolArray
 
 
 @dataclass(frozen=True, eq=False)

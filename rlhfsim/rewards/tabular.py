@@ -8,9 +8,8 @@ import numpy as np
 
 from rlhfsim import checks
 from rlhfsim.checks import FloatArray
-from rlhfsim.preferences import PreferenceData
+from rlhfsim.data import PreferenceData, PromptWins, count_pairs, log_likelihood
 from rlhfsim.rewards import newton
-from rlhfsim.rewards.counts import PromptWins, count_pairs, log_likelihood, optional_generator
 from rlhfsim.rewards.existence import require_mle, strongly_connected, weak_components
 from rlhfsim.rewards.result import RewardFit, RewardFitError
 
@@ -77,7 +76,7 @@ class Tabular:
 
     def fit(self, data: PreferenceData, rng: np.random.Generator | None = None) -> RewardFit:
         """Return the maximum likelihood table; see `fit_reward`.  `rng` is not used."""
-        optional_generator(rng)
+        checks.optional_generator("rng", rng)
         counts = count_pairs(data)
         reward = np.full(counts.shape, 0.0 if self.r_max is None else self.r_max / 2)
         residual, failure = 0.0, ""

@@ -19,9 +19,9 @@ from rlhfsim.checks import FloatArray
 from rlhfsim.coverage import concentrability
 from rlhfsim.divergences import KL, Divergence
 from rlhfsim.instances import uniform_reward, zipf_bandit
-from rlhfsim.preferences import sample_preferences
 from rlhfsim.randomness import generator_for
 from rlhfsim.rewards import Tabular, fit_reward
+from rlhfsim.sampling import sample_preferences
 from rlhfsim.solvers import solve
 from rlhfsim.studies.methods import METHODS
 from rlhfsim.studies.record import Finding, StudyResult

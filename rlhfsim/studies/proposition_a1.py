@@ -20,9 +20,9 @@ from rlhfsim.bounds import proposition_a1_floor, sharp_chi_squared_bound
 from rlhfsim.checks import FloatArray
 from rlhfsim.divergences import Divergence
 from rlhfsim.instances import PropositionA1, proposition_a1
-from rlhfsim.preferences import sample_preferences
 from rlhfsim.randomness import generator_for
 from rlhfsim.rewards import FiniteClass, fit_reward
+from rlhfsim.sampling import sample_preferences
 from rlhfsim.solvers import solve
 from rlhfsim.studies.methods import METHODS
 from rlhfsim.studies.record import Finding, StudyResult

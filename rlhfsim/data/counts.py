@@ -4,16 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
-from rlhfsim import checks
-from rlhfsim.checks import FloatArray, IntArray
-from rlhfsim.preferences import PreferenceData
-
-BoolArray = NDArray[np.bool_]
+from rlhfsim.checks import BoolArray, FloatArray, IntArray
+from rlhfsim.data.pairs import PreferenceData
 
 
 class PromptWins(NamedTuple):
@@ -38,10 +34,10 @@ class PairCounts:
     prompt: IntArray
     winner: IntArray
     loser: IntArray
-    #: (U,) number of rows of each triple.
-    count: IntArray
+    #: (U,) number of rows of each triple: whole numbers for data, probabilities for their law.
+    count: FloatArray
     #: Number of rows with `chosen == rejected`, which say nothing about the reward.
-    equal_pairs: int
+    equal_pairs: float
     #: `(X, Y)`.
     shape: tuple[int, int]
 
@@ -87,8 +83,8 @@ def count_pairs(data: PreferenceData) -> PairCounts:
         prompt=prompt,
         winner=winner,
         loser=loser,
-        count=count,
-        equal_pairs=len(data) - int(informative.sum()),
+        count=count.astype(np.float64),
+        equal_pairs=float(len(data) - int(informative.sum())),
         shape=(data.n_prompts, data.n_responses),
     )
 
@@ -123,8 +119,3 @@ def log_likelihood(counts: PairCounts, reward: FloatArray) -> float:
     margin = reward[counts.prompt, counts.winner] - reward[counts.prompt, counts.loser]
     informative = -(counts.count * np.logaddexp(0.0, -margin)).sum()
     return float(informative - counts.equal_pairs * np.log(2.0))
-
-
-def optional_generator(rng: Any) -> np.random.Generator | None:
-    """Return `rng`, which must be a numpy Generator or None."""
-    return None if rng is None else checks.generator("rng", rng)

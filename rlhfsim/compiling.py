@@ -1,18 +1,20 @@
-"""How the kernels are compiled.
+"""How the project's loops are compiled.
 
 `EXACT` may not reorder arithmetic: elementary functions and everything scalar.  `SUMS` may reorder
 the terms of a sum, which is what lets a reduction use vector registers; it is for loops over one
 block only, whose partial sums are combined in block order, so that an answer depends neither on
-the number of threads nor on the batch a row is in.  Everything is inlined into the entry points of
-`rows`: a second copy of a loop may be optimised into another order of its sum, and which copy runs
-would then depend on whether the code was compiled or loaded.  And a loop that sums stores nothing:
-before a loop over arrays that it also writes to, the compiler tests whether they are near each
-other in memory, and takes another order if so.  No kernel assumes the absence of NaN except in
-`larger` and `smaller`, whose operands are checked by their bits in the same loop.
+the number of threads nor on the batch a row is in.  Everything is inlined into the entry points: a
+second copy of a loop may be optimised into another order of its sum, and which copy runs would then
+depend on whether the code was compiled or loaded.  And a loop that sums stores nothing: before a
+loop over arrays that it also writes to, the compiler tests whether they are near each other in
+memory, and takes another order if so.  No kernel assumes the absence of NaN except in `larger` and
+`smaller`, whose operands are checked by their bits in the same loop.
 """
 
 from __future__ import annotations
 
+import functools
+import inspect
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -23,24 +25,27 @@ from numba import njit
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
-def _forget_stale_code() -> None:
-    """Remove compiled code that is older than any source file of this package.
+@functools.cache
+def _forget_stale_code(folder: Path) -> None:
+    """Remove compiled code in `folder` that is older than a source file it may inline.
 
     numba looks at the file of the function that is called only, not at those of its callees.
     """
-    folder = Path(__file__).parent
-    newest = max(path.stat().st_mtime for path in folder.glob("*.py"))
+    sources = {
+        Path(__file__),
+        *folder.glob("*.py"),
+        *(Path(__file__).parent / "kernels").glob("*.py"),
+    }
+    newest = max(path.stat().st_mtime for path in sources)
     for index in (folder / "__pycache__").glob("*.nbi"):
         with suppress(OSError):
             if index.stat().st_mtime < newest:
                 index.unlink()
 
 
-_forget_stale_code()
-
-
 def _compiler(**options: Any) -> Callable[[_Function], _Function]:
     def decorate(function: _Function) -> _Function:
+        _forget_stale_code(Path(inspect.getfile(function)).parent)
         try:
             compiled = njit(error_model="numpy", nogil=True, cache=True, **options)(function)
         except RuntimeError:  # no folder to keep compiled code in
