@@ -1,6 +1,7 @@
 """The compiled kernels against the general route, against mpmath, and against themselves."""
 
 import contextlib
+import dataclasses
 import multiprocessing
 import os
 import subprocess
@@ -455,7 +456,7 @@ def by_hand(divergence, reward, reference, beta, tamper=None):
     policy, fields, sample = np.empty_like(r), np.zeros(blocks.FIELDS), np.empty((3, blocks.SAMPLE))
     desk = np.empty((blocks.DESK_ROWS, blocks.DESK))
     singles = np.empty((blocks.SINGLE_ROWS, blocks.DESK), np.float32)
-    work = rows.start(kind, r, p, beta, weights, state, sample, desk, singles)
+    work = rows.start(kind, r, p, beta, weights, np.nan, state, sample, desk, singles)
     passes = []
     while work > 0:
         passes.append(work)
@@ -890,6 +891,100 @@ def test_grids_and_shared_rows(divergence):
         for index in np.ndindex(shape):
             one = solve(r[index], p[index], divergence, float(b[index]))
             assert_identical(solution, one, index)
+
+
+# ---- warm starts ---------------------------------------------------------------------------------
+
+
+def assert_each_same(warm, cold, reward, reference, divergence, beta):
+    for n in range(len(reward)):
+        pair = (
+            dataclasses.replace(s, **{name: getattr(s, name)[n] for name in FIELDS})
+            for s in (warm, cold)
+        )
+        assert_same(*pair, reward[n], reference[n], divergence, beta)
+
+
+@EVERY
+@pytest.mark.parametrize("size", [1, 5, 300, 3000])
+def test_any_guess_of_the_multiplier_gives_the_same_answer(divergence, size, only_kernels):
+    rng = np.random.default_rng(61)
+    reward, reference = batch(rng, 7, size)
+    for beta in (0.03, 1.0, 40.0):
+        cold = solve(reward, reference, divergence, beta)
+        neighbour = solve(reward, reference, divergence, 0.7 * beta).multiplier
+        best = cold.multiplier
+        for guess in (
+            neighbour,
+            best,
+            best - 3 * beta,
+            best + 0.1 * beta,
+            0.0,
+            reward.max(axis=-1),
+        ):
+            warm = solve(reward, reference, divergence, beta, start=guess)
+            assert_each_same(warm, cold, reward, reference, divergence, beta)
+
+
+@EACH
+@pytest.mark.parametrize("guess", [-1e300, -1e9, 1e9, 1e300, 5e-324])
+def test_a_senseless_guess_costs_time_only(divergence, guess):
+    rng = np.random.default_rng(62)
+    reward, reference = batch(rng, 3, 50)
+    warm = solve(reward, reference, divergence, 0.5, start=guess)
+    assert_each_same(
+        warm, solve(reward, reference, divergence, 0.5), reward, reference, divergence, 0.5
+    )
+
+
+def test_a_guess_replaces_the_sample(monkeypatch):
+    """From the solution itself the first pass finds the active set, and the second writes."""
+    rng = np.random.default_rng(63)
+    reward, reference = (np.ascontiguousarray(a[0]) for a in batch(rng, 1, 3000))
+    best = solve(reward, reference, ChiSquared(), 0.2).multiplier
+    for guess, first in ((np.nan, None), (float(best), float(best))):
+        state = np.empty(blocks.STATE)
+        sample = np.full((3, blocks.SAMPLE), np.nan)
+        desk, singles = np.empty((blocks.DESK_ROWS, blocks.DESK)), np.empty((3, 1024), np.float32)
+        weights = weights_of(ChiSquared())
+        rows.start(
+            rows.CHI_SQUARED, reward, reference, 0.2, weights, guess, state, sample, desk, singles
+        )
+        assert np.isnan(sample).all() == (first is not None)
+        assert (first is None) or first in state
+
+
+@EACH
+def test_guesses_broadcast_like_beta(divergence):
+    rng = np.random.default_rng(64)
+    reward, reference = batch(rng, 6, 9)
+    betas = np.array([0.1, 1.0])
+    guesses = rng.normal(size=6)
+    solution = solve(reward, reference, divergence, betas[:, None], start=guesses)
+    for k, n in np.ndindex(2, 6):
+        one = solve(reward[n], reference[n], divergence, float(betas[k]), start=float(guesses[n]))
+        assert_identical(solution, one, (k, n))
+    one = solve(reward[0], reference[0], divergence, 1.0, start=guesses)
+    assert one.policy.shape == (6, 9)
+
+
+def test_bad_guesses_are_refused():
+    problem = (np.zeros((2, 3)), np.full((2, 3), 1 / 3), KL(), 1.0)
+    with pytest.raises(ValueError, match=r"start\[1\] is nan; entries must be finite"):
+        solve(*problem, start=[0.0, np.nan])
+    with pytest.raises(ValueError, match=r"do not broadcast: .*start \(3,\)"):
+        solve(*problem, start=np.zeros(3))
+    import torch
+
+    tensors = torch.zeros(2, 3), torch.full((2, 3), 1 / 3)
+    with pytest.raises(ValueError, match="start is given; it is for numpy arrays"):
+        solve(*tensors, KL(), 1.0, start=0.0)
+    guesses = np.zeros(6)
+    with pytest.raises(ValueError, match="out shares memory with start"):
+        solve(*problem, start=guesses[:2], out=guesses.reshape(2, 3))
+
+
+# ---- shapes without entries ----------------------------------------------------------------------
 
 
 @EACH

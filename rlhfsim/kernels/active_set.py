@@ -106,13 +106,16 @@ def _measure(
 
 @EXACT
 def start(
-    r: FloatArray, p: FloatArray, beta: float, weights: FloatArray, state: FloatArray,
+    r: FloatArray, p: FloatArray, beta: float, weights: FloatArray, guess: float, state: FloatArray,
     sample: FloatArray, desk: FloatArray, singles: SingleArray,
 ) -> int:  # fmt: skip
-    """Prepare a row: lambda from a sample of it; return the first pass."""
+    """Prepare a row: lambda as guessed, or from a sample of the row; return the first pass."""
     beta = beta * weights[0]
     inverse = 1.0 / beta
     state[_BETA], state[_SHIFT], state[_SET], state[_PASSES] = beta, 0.0, -1.0, 0.0
+    if abs(guess) < np.inf:
+        state[_ANCHOR] = guess
+        return _SCAN
     n, mass, mean = take_sample(r, p, sample)
     if not mass > 0.0:
         state[_ANCHOR] = r[0]

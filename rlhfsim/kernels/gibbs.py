@@ -151,10 +151,10 @@ def _scale(o: FloatArray, factor: float) -> float:
 
 @EXACT
 def start(
-    r: FloatArray, p: FloatArray, beta: float, weights: FloatArray, state: FloatArray,
+    r: FloatArray, p: FloatArray, beta: float, weights: FloatArray, guess: float, state: FloatArray,
     sample: FloatArray, desk: FloatArray, singles: SingleArray,
 ) -> int:  # fmt: skip
-    """Prepare a row; return the first pass."""
+    """Prepare a row, which needs no first lambda; return the first pass."""
     state[_BETA] = beta * weights[1]
     return _WEIGH
 

@@ -14,7 +14,8 @@ from rlhfsim.kernels import blocks, rows
 from rlhfsim.threads import get_threads, in_parallel
 
 _NO_AXES = np.empty(0, dtype=np.int64)
-_NO_STRIDES = np.empty((3, 0), dtype=np.int64)
+_NO_STRIDES = np.empty((4, 0), dtype=np.int64)
+_NO_GUESS = np.array(np.nan)
 # Entries below which waking a thread costs more than it saves, by kernel.
 _WORTH_A_THREAD = {rows.KL: 1 << 17, rows.CHI_SQUARED: 1 << 17, rows.MIXED: 1 << 14}
 # Entries that a thread takes at a time.
@@ -51,6 +52,7 @@ def solve_rows(
     beta: FloatArray,
     batch: tuple[int, ...],
     out: NDArray[Any],
+    guess: FloatArray = _NO_GUESS,
 ) -> tuple[FloatArray, int]:
     """Solve every row of a broadcast problem into `out`.
 
@@ -61,6 +63,8 @@ def solve_rows(
     beta : (...) C-contiguous float64 array
     batch : broadcast shape of the prompt axes
     out : (*batch, Y) C-contiguous array of the same dtype
+    guess : (...) C-contiguous float64 array, optional
+        Of the multiplier; NaN where there is none.
 
     Returns
     -------
@@ -71,10 +75,11 @@ def solve_rows(
     """
     kind, weights = kernel
     size = out.shape[-1]
-    shape, strides = _layout(batch, size, reward.shape[:-1], reference.shape[:-1], beta.shape)
+    per_row = reward.shape[:-1], reference.shape[:-1], beta.shape, guess.shape
+    shape, strides = _layout(batch, size, *per_row)
     n_rows = out.size // size
     fields = np.empty((n_rows, blocks.FIELDS))
-    flat = _flat(reward), _flat(reference), _flat(beta)
+    flat = _flat(reward), _flat(reference), _flat(beta), _flat(guess)
     o = out.reshape(-1)
     eps = 2.220446049250313e-16 if out.dtype == np.float64 else 1.1920928955078125e-07
     threads = get_threads() if out.size >= _WORTH_A_THREAD[kind] else 1
@@ -84,8 +89,9 @@ def solve_rows(
             at = _offsets(n, shape, strides)
             views = (flat[0][at[0] : at[0] + size], flat[1][at[1] : at[1] + size])
             row = o[n * size : (n + 1) * size]
+            beta_n, guess_n = float(flat[2][at[2]]), float(flat[3][at[3]])
             left += _solve_long_row(
-                kind, *views, float(flat[2][at[2]]), row, weights, eps, fields[n], threads
+                kind, *views, beta_n, guess_n, row, weights, eps, fields[n], threads
             )
         return fields, left
     grain = max(1, _GRAIN // size)
@@ -108,13 +114,13 @@ def _flat(array: NDArray[Any]) -> NDArray[Any]:
 def _layout(
     batch: tuple[int, ...], size: int, *shapes: tuple[int, ...]
 ) -> tuple[IntArray, IntArray]:
-    """Return the axes of the batch and the strides of reward, reference and beta along them.
+    """Return the axes of the batch and the strides of reward, reference, beta, guess along them.
 
     In entries; 0 along axes that are broadcast.
     """
     if not batch:
         return _NO_AXES, _NO_STRIDES
-    strides = np.zeros((3, len(batch)), dtype=np.int64)
+    strides = np.zeros((4, len(batch)), dtype=np.int64)
     for j, shape in enumerate(shapes):
         step = size if j < 2 else 1
         for k in range(len(shape)):
@@ -130,8 +136,8 @@ def _offsets(n: int, shape: IntArray, strides: IntArray) -> list[int]:
 
 
 def _solve_long_row(
-    kind: int, r: NDArray[Any], p: NDArray[Any], beta: float, o: NDArray[Any], weights: FloatArray,
-    eps: float, fields: FloatArray, threads: int,
+    kind: int, r: NDArray[Any], p: NDArray[Any], beta: float, guess: float, o: NDArray[Any],
+    weights: FloatArray, eps: float, fields: FloatArray, threads: int,
 ) -> int:  # fmt: skip
     """Solve one row with its blocks divided among threads; return 1 where it is not DONE."""
     n_blocks = -(-r.size // blocks.BLOCK)
@@ -144,7 +150,7 @@ def _solve_long_row(
         )
         for _ in range(threads)
     ]
-    work = rows.start(kind, r, p, beta, weights, state, sample, *desks[0])
+    work = rows.start(kind, r, p, beta, weights, guess, state, sample, *desks[0])
     cuts = [n_blocks * k // threads for k in range(threads + 1)]
     while work > 0:
         in_parallel(

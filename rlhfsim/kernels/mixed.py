@@ -271,10 +271,10 @@ def _write(
 
 @EXACT
 def start(
-    r: FloatArray, p: FloatArray, beta: float, weights: FloatArray, state: FloatArray,
+    r: FloatArray, p: FloatArray, beta: float, weights: FloatArray, guess: float, state: FloatArray,
     sample: FloatArray, desk: FloatArray, singles: SingleArray,
 ) -> int:  # fmt: skip
-    """Prepare a row: lambda from a sample of it; return the first pass."""
+    """Prepare a row: lambda as guessed, or from a sample of the row; return the first pass."""
     beta, gamma = beta * weights[0], weights[1] / weights[0]
     if not _GAMMAS[0] < gamma < _GAMMAS[1]:
         return GENERAL
@@ -282,6 +282,9 @@ def start(
     state[_BETA], state[_GAMMA], state[_LOG_GAMMA] = beta, gamma, log_gamma
     state[_MOVE], state[_REST], state[_PASSES] = 0.0, 0.0, 0.0
     state[_LEFT], state[_RIGHT] = -np.inf, np.inf
+    if abs(guess) < np.inf:
+        state[_ANCHOR] = guess
+        return _SCAN
     n, mass, mean = take_sample(r, p, sample)
     state[_ANCHOR] = mean if mass > 0.0 else r[0]
     if not (mass > 0.0 and _GAMMAS[0] < beta):

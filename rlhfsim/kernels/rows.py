@@ -25,15 +25,15 @@ KL, CHI_SQUARED, MIXED = range(3)
 
 @EXACT
 def start(
-    kind: int, r: FloatArray, p: FloatArray, beta: float, weights: FloatArray, state: FloatArray,
-    sample: FloatArray, desk: FloatArray, singles: SingleArray,
+    kind: int, r: FloatArray, p: FloatArray, beta: float, weights: FloatArray, guess: float,
+    state: FloatArray, sample: FloatArray, desk: FloatArray, singles: SingleArray,
 ) -> int:  # fmt: skip
-    """Prepare a row; return the first pass."""
+    """Prepare a row; return the first pass.  A guess of the multiplier may be NaN."""
     if kind == KL:
-        return gibbs.start(r, p, beta, weights, state, sample, desk, singles)
+        return gibbs.start(r, p, beta, weights, guess, state, sample, desk, singles)
     if kind == CHI_SQUARED:
-        return active_set.start(r, p, beta, weights, state, sample, desk, singles)
-    return mixed.start(r, p, beta, weights, state, sample, desk, singles)
+        return active_set.start(r, p, beta, weights, guess, state, sample, desk, singles)
+    return mixed.start(r, p, beta, weights, guess, state, sample, desk, singles)
 
 
 @EXACT
@@ -65,14 +65,14 @@ def decide(
 
 @EXACT
 def solve_rows(
-    kind: int, r: FloatArray, p: FloatArray, b: FloatArray, o: FloatArray, size: int,
+    kind: int, r: FloatArray, p: FloatArray, b: FloatArray, g: FloatArray, o: FloatArray, size: int,
     shape: IntArray, strides: IntArray, weights: FloatArray, eps: float, fields: FloatArray,
     counter: IntArray, grain: int,
 ) -> int:  # fmt: skip
     """Solve rows taken `grain` at a time from the shared counter; return how many are not DONE.
 
-    `r`, `p` and `b` are flat; the row of batch index `(i_0, i_1, ...)` starts at
-    `sum_k i_k strides[j, k]`, j = 0, 1, 2, in them, and row n of the policy at `n size` in `o`.
+    `r`, `p`, `b` and the guesses `g` are flat; the row of batch index `(i_0, i_1, ...)` starts at
+    `sum_k i_k strides[j, k]`, j = 0, ..., 3, in them, and row n of the policy at `n size` in `o`.
     """
     n_rows, n_blocks, axes = fields.shape[0], (size + BLOCK - 1) // BLOCK, shape.size
     state, sample = np.empty(STATE), np.empty((3, min(size, SAMPLE)))
@@ -84,15 +84,16 @@ def solve_rows(
         if begin >= n_rows:
             return left
         for n in range(begin, min(begin + grain, n_rows)):
-            at_r, at_p, at_b, rest = 0, 0, 0, n
+            at_r, at_p, at_b, at_g, rest = 0, 0, 0, 0, n
             for k in range(axes - 1, -1, -1):
                 i = rest % shape[k]
                 rest //= shape[k]
                 at_r += i * strides[0, k]
                 at_p += i * strides[1, k]
                 at_b += i * strides[2, k]
+                at_g += i * strides[3, k]
             rn, pn, on = r[at_r : at_r + size], p[at_p : at_p + size], o[n * size : (n + 1) * size]
-            work = start(kind, rn, pn, b[at_b], weights, state, sample, desk, singles)
+            work = start(kind, rn, pn, b[at_b], weights, g[at_g], state, sample, desk, singles)
             while work > 0:
                 run(kind, work, rn, pn, on, state, sums, 0, n_blocks, desk, singles)
                 work = decide(kind, work, size, state, sums, n_blocks, eps, fields[n])

@@ -32,7 +32,13 @@ _SLICE = 1 << 20
 
 @overload
 def solve(
-    reward: Tensor, reference: Any, divergence: Divergence, beta: Any, *, out: Any = None
+    reward: Tensor,
+    reference: Any,
+    divergence: Divergence,
+    beta: Any,
+    *,
+    start: None = None,
+    out: Any = None,
 ) -> Solution[Tensor]: ...
 
 
@@ -43,12 +49,19 @@ def solve(
     divergence: Divergence,
     beta: ArrayLike,
     *,
+    start: ArrayLike | None = None,
     out: NDArray[Any] | None = None,
 ) -> Solution[FloatArray]: ...
 
 
 def solve(
-    reward: Any, reference: Any, divergence: Divergence, beta: Any, *, out: Any = None
+    reward: Any,
+    reference: Any,
+    divergence: Divergence,
+    beta: Any,
+    *,
+    start: Any = None,
+    out: Any = None,
 ) -> Solution[Any]:
     """Return the exact maximiser of `E_pi[r] - beta D(pi || p)` over all policies, per prompt.
 
@@ -67,6 +80,10 @@ def solve(
         Positive regularization strengths, broadcast against the *prompt* axes `(...)` of the two
         arrays: a grid for an `(X, Y)` problem is `beta[:, None]` and gives an `(n_beta, X, Y)`
         policy.
+    start : number or (...) array, optional
+        A finite guess of the multiplier per prompt, broadcast like `beta`: that of a solution at a
+        neighbouring beta, say.  It saves the search for a first one and changes the answer by no
+        more than rounding.  For numpy arrays.
     out : (..., Y) array, optional
         C-contiguous, of the shape and dtype of the policy, sharing no memory with the input; the
         policy is written there.  What it holds after an error is undefined.
@@ -98,6 +115,8 @@ def solve(
     """
     if type(reward) is not np.ndarray or type(reference) is not np.ndarray:
         library = _library(reward, reference)
+        if library != "numpy" and start is not None:
+            raise ValueError(f"start is given; it is for numpy arrays, not for those of {library}")
         if library == "torch":
             from rlhfsim.solvers.tensors import solve_tensors
 
@@ -114,18 +133,23 @@ def solve(
     if not isinstance(divergence, Divergence):
         raise ValueError(f"divergence is {divergence!r}; it must be a Divergence such as KL()")
     b = _as_beta(beta)
-    if r.shape == p.shape and b.ndim == 0:
+    guess = None if start is None else _as_guess(start)
+    if r.shape == p.shape and b.ndim == 0 and guess is None:
         batch = r.shape[:-1]
     else:
-        batch = checks.broadcast(reward=r[..., 0], reference=p[..., 0], beta=b)
-    policy = _destination(out, (*batch, r.shape[-1]), r.dtype, (reward, reference, beta, r, p, b))
-    return _solve(r, p, b, divergence, batch, policy)
+        axes = {"reward": r[..., 0], "reference": p[..., 0], "beta": b}
+        batch = checks.broadcast(**axes, **({} if guess is None else {"start": guess}))
+    policy = _destination(
+        out, (*batch, r.shape[-1]), r.dtype, (reward, reference, beta, start, r, p, b, guess)
+    )
+    return _solve(r, p, b, guess, divergence, batch, policy)
 
 
 def _solve(
     r: NDArray[Any],
     p: NDArray[Any],
     b: FloatArray,
+    guess: FloatArray | None,
     divergence: Divergence,
     batch: tuple[int, ...],
     policy: NDArray[Any],
@@ -137,7 +161,8 @@ def _solve(
         fields = np.empty((policy.size // r.shape[-1], blocks.FIELDS))
         rows = np.arange(len(fields))
     else:
-        fields, left = launch.solve_rows(kernel, r, p, b, batch, policy)
+        hint = () if guess is None else (guess,)
+        fields, left = launch.solve_rows(kernel, r, p, b, batch, policy, *hint)
         if not left:
             return _solution(policy, fields, batch)
         rows = np.flatnonzero(fields[:, blocks.STATUS] != blocks.DONE)
@@ -239,6 +264,10 @@ def _as_beta(beta: Any) -> FloatArray:
     return np.ascontiguousarray(checks.as_positive("beta", beta)).reshape(np.shape(beta))
 
 
+def _as_guess(start: Any) -> FloatArray:
+    return np.ascontiguousarray(checks.as_real("start", start)).reshape(np.shape(start))
+
+
 def _bad_responses(r: NDArray[Any], p: NDArray[Any]) -> ValueError:
     if p.ndim == 0 or p.shape[-1] == 0:
         return ValueError(f"reference has shape {p.shape}; it must hold at least one response")
@@ -271,7 +300,8 @@ def _destination(
         )
     if not (out.flags.c_contiguous and out.flags.writeable and out.flags.aligned):
         raise ValueError("out is not C-contiguous, aligned and writeable; it must be all three")
-    for name, array in zip(("reward", "reference", "beta") * 2, inputs, strict=True):
+    names = ("reward", "reference", "beta", "start")
+    for name, array in zip(names * 2, inputs, strict=True):
         if isinstance(array, np.ndarray) and np.may_share_memory(out, array):
             raise ValueError(f"out shares memory with {name}; it must not")
     return np.asarray(out)
