@@ -37,7 +37,7 @@ module              what is in it
 `kernels`           compiled passes over rows, behind `solve`
 `solvers`           `solve` -> `Solution` with its duality gap: numpy, torch, dask, streamed; with
                     constraints (`solve_convex`); the path in beta; the mpmath reference solver
-`best_of_n`         exact best-of-N with ties
+`inference`         exact best-of-N with ties, soft best-of-N, rejection sampling; win rates
 `bounds`            right-hand sides of theorems, every constant explicit
 `claims`            statements of the literature as objects that can be evaluated
 `studies`           settings -> tables and findings; one module per part of the report
@@ -51,7 +51,6 @@ holds its numbers.
 """
 
 from rlhfsim.bandit import ContextualBandit
-from rlhfsim.best_of_n import best_of_n, best_of_n_kl_formula
 from rlhfsim.coverage import (
     all_policy_concentrability,
     concentrability,
@@ -71,6 +70,15 @@ from rlhfsim.divergences import (
     renyi,
     squared_hellinger,
     total_variation,
+)
+from rlhfsim.inference import (
+    best_of_n,
+    best_of_n_kl_formula,
+    calibrated_reward,
+    inference_time_pessimism,
+    soft_best_of_n,
+    win_rate,
+    worst_of_n,
 )
 from rlhfsim.instances import log_linear_bandit, proposition_a1, random_bandit, zipf_bandit
 from rlhfsim.rewards import FiniteClass, MLEDoesNotExistError, Tabular, fit_reward
@@ -116,11 +124,13 @@ __all__ = [
     "best_beta",
     "best_of_n",
     "best_of_n_kl_formula",
+    "calibrated_reward",
     "chi_squared_path",
     "concentrability",
     "example_table",
     "fit_reward",
     "get_threads",
+    "inference_time_pessimism",
     "log_linear_bandit",
     "max_concentrability",
     "proposition_a1",
@@ -128,10 +138,13 @@ __all__ = [
     "renyi",
     "sample_preferences",
     "set_threads",
+    "soft_best_of_n",
     "solve",
     "solve_convex",
     "solve_streaming",
     "squared_hellinger",
     "total_variation",
+    "win_rate",
+    "worst_of_n",
     "zipf_bandit",
 ]

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rlhfsim import KL, ChiSquared, best_of_n, best_of_n_kl_formula
-from rlhfsim.best_of_n import best_of_n_chi_squared_bound
+from rlhfsim.inference import best_of_n_chi_squared_bound
 
 
 def enumerated(reference, reward, n):

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from rlhfsim.bandit import ContextualBandit
-from rlhfsim.best_of_n import best_of_n, best_of_n_chi_squared_bound, best_of_n_kl_formula
+from rlhfsim.inference import best_of_n, best_of_n_chi_squared_bound, best_of_n_kl_formula
 from rlhfsim.checks import FloatArray
 from rlhfsim.coverage import concentrability
 from rlhfsim.divergences import KL, Divergence
@@ -266,7 +266,7 @@ def _findings(
                 "holds" if below else "violated",
                 below,
                 f"{NAME}_curves",
-                "rlhfsim.best_of_n.best_of_n",
+                "rlhfsim.inference.best_of_n",
             )
         )
     return tuple(findings)

@@ -7,6 +7,7 @@ from numpy.typing import ArrayLike
 
 from rlhfsim import checks
 from rlhfsim.checks import FloatArray
+from rlhfsim.inference.levels import level_masses
 
 
 def best_of_n(reference: ArrayLike, reward: ArrayLike, n: ArrayLike) -> FloatArray:
@@ -30,7 +31,7 @@ def best_of_n(reference: ArrayLike, reward: ArrayLike, n: ArrayLike) -> FloatArr
     count = checks.as_at_least("n", n, 1)
     pair = checks.same_responses(reward=r, reference=p)
     p, r = np.broadcast_to(p, pair), np.broadcast_to(r, pair)
-    below, level, above = _masses(p, r)
+    below, level, above = level_masses(p, r)
     shape = checks.broadcast(reference=p[..., 0], n=count)
     power = np.broadcast_to(count, shape)[..., None]
     with np.errstate(divide="ignore", invalid="ignore", under="ignore"):
@@ -41,6 +42,26 @@ def best_of_n(reference: ArrayLike, reward: ArrayLike, n: ArrayLike) -> FloatArr
         share = -np.expm1(power * np.log1p(-np.minimum(level / upto, 1.0)))
         policy = np.exp(power * log_cdf) * share * (p / level)
     return np.where(p > 0, policy, 0.0)
+
+
+def worst_of_n(reference: ArrayLike, reward: ArrayLike, n: ArrayLike) -> FloatArray:
+    """Return the law of the worst of `n` draws from `reference` by `reward`, ties shared.
+
+    `best_of_n` with the reward's sign changed; a model of an adversary who picks among n answers.
+
+    Parameters
+    ----------
+    reference, reward : (..., Y) arrays, broadcast against each other
+    n : number or array
+        At least 1, broadcast against the prompt axes `(...)`; need not be an integer.
+
+    Returns
+    -------
+    (..., Y) array of distributions
+
+    Source: arXiv 2412.19792 (worst-of-N as a jailbreak).
+    """
+    return best_of_n(reference, -checks.as_real("reward", reward), n)
 
 
 def best_of_n_kl_formula(n: ArrayLike) -> FloatArray:
@@ -72,39 +93,3 @@ def best_of_n_chi_squared_bound(n: ArrayLike) -> FloatArray:
     """
     count = checks.as_at_least("n", n, 1)
     return np.asarray((count - 1.0) ** 2 / (2.0 * (2.0 * count - 1.0)))[()]
-
-
-def _masses(p: FloatArray, r: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """Mass strictly below, at, and strictly above the reward level of each response."""
-    order = np.argsort(r, axis=-1, kind="stable")
-    mass = np.take_along_axis(p, order, axis=-1)
-    levels = np.take_along_axis(r, order, axis=-1)
-    new = np.ones(levels.shape, dtype=bool)
-    new[..., 1:] = levels[..., 1:] > levels[..., :-1]
-    position = np.broadcast_to(np.arange(levels.shape[-1]), levels.shape)
-    first = np.maximum.accumulate(np.where(new, position, 0), axis=-1)
-    last_of_next = np.where(np.roll(new, -1, axis=-1), position, levels.shape[-1] - 1)
-    last_of_next[..., -1] = levels.shape[-1] - 1
-    last = np.flip(np.minimum.accumulate(np.flip(last_of_next, -1), axis=-1), -1)
-    # Sums from either end: a tail is never found by subtraction from 1.
-    zero = np.zeros((*mass.shape[:-1], 1))
-    from_bottom = np.concatenate([zero, mass.cumsum(axis=-1)], axis=-1)
-    from_top = np.flip(np.concatenate([zero, np.flip(mass, -1).cumsum(axis=-1)], axis=-1), -1)
-    below = np.take_along_axis(from_bottom, first, axis=-1)
-    above = np.take_along_axis(from_top, last + 1, axis=-1)
-    level = _level_masses(mass, first)
-    result = []
-    for sorted_values in (below, level, above):
-        values = np.empty_like(sorted_values)
-        np.put_along_axis(values, order, sorted_values, axis=-1)
-        result.append(values)
-    return result[0], result[1], result[2]
-
-
-def _level_masses(mass: FloatArray, first: np.ndarray) -> FloatArray:
-    """Sum of `mass` over each run of equal `first`, without differences of running sums."""
-    size = mass.shape[-1]
-    rows = mass.reshape(-1, size)
-    slots = (np.arange(rows.shape[0])[:, None] * size + first.reshape(-1, size)).ravel()
-    sums = np.bincount(slots, weights=rows.ravel(), minlength=rows.size)
-    return np.asarray(sums[slots].reshape(mass.shape))
