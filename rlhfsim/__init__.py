@@ -32,6 +32,8 @@ module              what is in it
 `table`             a bandit from a table of scored responses
 `instances`         named families: random, Zipf, log-linear, Proposition A.1
 `data`              datasets, frozen: `PreferenceData`; their sufficient statistics
+`preferences`       who beats whom, exactly: Bradley-Terry, noise, raters, cycles, trajectories;
+                    winners and transitivity
 `sampling`          drawing datasets from a bandit: `sample_preferences`
 `rewards`           `fit_reward`: tabular Bradley-Terry, finite class, existence of the MLE
 `kernels`           compiled passes over rows, behind `solve`
@@ -81,6 +83,26 @@ from rlhfsim.inference import (
     worst_of_n,
 )
 from rlhfsim.instances import log_linear_bandit, proposition_a1, random_bandit, zipf_bandit
+from rlhfsim.preferences import (
+    BradleyTerry,
+    GeneralPreference,
+    LabelNoise,
+    PreferenceModel,
+    RaterMixture,
+    TrajectoryPreference,
+    borda_scores,
+    borda_winners,
+    condorcet_winner,
+    copeland_scores,
+    copeland_winners,
+    cyclic_preference,
+    is_bradley_terry,
+    moderate_transitivity,
+    observed_preference,
+    random_preference,
+    strong_transitivity,
+    weak_transitivity,
+)
 from rlhfsim.rewards import FiniteClass, MLEDoesNotExistError, Tabular, fit_reward
 from rlhfsim.sampling import sample_preferences
 from rlhfsim.solvers import (
@@ -105,6 +127,7 @@ __all__ = [
     "KL",
     "AlphaDivergence",
     "BestBeta",
+    "BradleyTerry",
     "ChiSquared",
     "ChiSquaredPath",
     "ContextualBandit",
@@ -112,29 +135,44 @@ __all__ = [
     "Divergence",
     "FiniteClass",
     "ForwardKL",
+    "GeneralPreference",
     "JensenShannon",
+    "LabelNoise",
     "MLEDoesNotExistError",
     "PreferenceData",
+    "PreferenceModel",
+    "RaterMixture",
     "Solution",
     "SolverError",
     "SquaredHellinger",
     "StreamedSolution",
     "Tabular",
+    "TrajectoryPreference",
     "all_policy_concentrability",
     "best_beta",
     "best_of_n",
     "best_of_n_kl_formula",
+    "borda_scores",
+    "borda_winners",
     "calibrated_reward",
     "chi_squared_path",
     "concentrability",
+    "condorcet_winner",
+    "copeland_scores",
+    "copeland_winners",
+    "cyclic_preference",
     "example_table",
     "fit_reward",
     "get_threads",
     "inference_time_pessimism",
+    "is_bradley_terry",
     "log_linear_bandit",
     "max_concentrability",
+    "moderate_transitivity",
+    "observed_preference",
     "proposition_a1",
     "random_bandit",
+    "random_preference",
     "renyi",
     "sample_preferences",
     "set_threads",
@@ -143,7 +181,9 @@ __all__ = [
     "solve_convex",
     "solve_streaming",
     "squared_hellinger",
+    "strong_transitivity",
     "total_variation",
+    "weak_transitivity",
     "win_rate",
     "worst_of_n",
     "zipf_bandit",
