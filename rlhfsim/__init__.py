@@ -31,7 +31,8 @@ module              what is in it
 `bandit`            `ContextualBandit`: value, regret, optimal policy
 `table`             a bandit from a table of scored responses
 `instances`         named families: random, Zipf, log-linear, Proposition A.1
-`data`              datasets, frozen: `PreferenceData`; their sufficient statistics
+`data`              datasets, frozen: pairs, rankings, scores, demonstrations; tables of texts;
+                    sufficient statistics
 `preferences`       who beats whom, exactly: Bradley-Terry, noise, raters, cycles, trajectories;
                     winners and transitivity
 `sampling`          drawing datasets from a bandit: `sample_preferences`
@@ -58,7 +59,15 @@ from rlhfsim.coverage import (
     concentrability,
     max_concentrability,
 )
-from rlhfsim.data import PreferenceData
+from rlhfsim.data import (
+    DataError,
+    DemonstrationData,
+    NamedPairs,
+    PreferenceData,
+    RankingData,
+    ScoreData,
+    read_pairs,
+)
 from rlhfsim.divergences import (
     ALL_DIVERGENCES,
     DIVERGENCES,
@@ -132,6 +141,8 @@ __all__ = [
     "ChiSquaredPath",
     "ContextualBandit",
     "ConvexSolution",
+    "DataError",
+    "DemonstrationData",
     "Divergence",
     "FiniteClass",
     "ForwardKL",
@@ -139,9 +150,12 @@ __all__ = [
     "JensenShannon",
     "LabelNoise",
     "MLEDoesNotExistError",
+    "NamedPairs",
     "PreferenceData",
     "PreferenceModel",
+    "RankingData",
     "RaterMixture",
+    "ScoreData",
     "Solution",
     "SolverError",
     "SquaredHellinger",
@@ -173,6 +187,7 @@ __all__ = [
     "proposition_a1",
     "random_bandit",
     "random_preference",
+    "read_pairs",
     "renyi",
     "sample_preferences",
     "set_threads",

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
+from numpy.typing import NDArray
 
+from rlhfsim import checks
 from rlhfsim.checks import BoolArray, FloatArray, IntArray
 from rlhfsim.data.pairs import PreferenceData
+from rlhfsim.frozen import Frozen
+
+#: Rows below which numpy is done before compiled code is loaded.
+_WORTH_COMPILING = 1 << 14
 
 
 class PromptWins(NamedTuple):
@@ -23,23 +29,92 @@ class PromptWins(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class PairCounts:
-    """The distinct triples `(prompt, winner, loser)` of a dataset, with their counts.
+class PairCounts(Frozen):
+    """The distinct triples `(prompt, winner, loser)` of a dataset, with their counts; read-only.
 
-    Rows are sorted, so two datasets that differ in the order of their rows give equal counts.
-    Memory is that of the distinct triples, never `X Y Y`.
+    Two datasets that differ in the order of their rows have equal counts.  Memory is that of the
+    distinct triples, never `X Y Y`.  Every fit to preferences takes counts in place of data, also
+    counts that are the probabilities of a law: the fit to infinite data.
+
+    Parameters
+    ----------
+    prompt, winner, loser : (U,) arrays of integers
+        The distinct triples, sorted, `winner != loser`; possibly none.
+    count : (U,) array
+        Number of rows of each triple, positive: whole numbers for data, probabilities for a law.
+    equal_pairs : float
+        Number of rows with `chosen == rejected`, which say nothing about the reward.
+    shape : (X, Y)
+
+    Raises
+    ------
+    ValueError
+        For columns of different lengths, indices out of range, triples that are not sorted or not
+        distinct, a response compared with itself, counts that are not positive and finite, or a
+        negative `equal_pairs`.
     """
 
-    #: (U,) columns of the distinct triples with `winner != loser`.
     prompt: IntArray
     winner: IntArray
     loser: IntArray
-    #: (U,) number of rows of each triple: whole numbers for data, probabilities for their law.
     count: FloatArray
-    #: Number of rows with `chosen == rejected`, which say nothing about the reward.
     equal_pairs: float
-    #: `(X, Y)`.
     shape: tuple[int, int]
+
+    def __post_init__(self) -> None:
+        """Validate, copy and freeze."""
+        shape = _as_shape(self.shape)
+        columns = {
+            "prompt": _as_column("prompt", self.prompt, shape[0]),
+            "winner": _as_column("winner", self.winner, shape[1]),
+            "loser": _as_column("loser", self.loser, shape[1]),
+        }
+        count = checks.as_positive("count", self.count)
+        for name, column in (*columns.items(), ("count", count)):
+            if column.shape != columns["prompt"].shape:
+                raise ValueError(
+                    f"{name} has shape {column.shape} and prompt has "
+                    f"{columns['prompt'].shape}; the columns must have equal length"
+                )
+        _check_triples(columns)
+        equal = checks.positive_number("equal_pairs", self.equal_pairs, zero=True)
+        self._freeze(shape, equal, count=count, **columns)
+
+    @classmethod
+    def _owned(
+        cls, prompt: IntArray, winner: IntArray, loser: IntArray, count: FloatArray,
+        equal_pairs: float, shape: tuple[int, int],
+    ) -> Self:  # fmt: skip
+        """Return the counts of valid columns, neither copied nor checked; they become read-only."""
+        counts = object.__new__(cls)
+        columns = {"prompt": prompt, "winner": winner, "loser": loser, "count": count}
+        for name, column in columns.items():
+            column.setflags(write=False)
+            object.__setattr__(counts, name, column)
+        object.__setattr__(counts, "shape", shape)
+        object.__setattr__(counts, "equal_pairs", equal_pairs)
+        return counts
+
+    def _freeze(self, shape: tuple[int, int], equal: float, **columns: NDArray[Any]) -> None:
+        for name, column in columns.items():
+            object.__setattr__(self, name, checks.frozen(column))
+        object.__setattr__(self, "shape", shape)
+        object.__setattr__(self, "equal_pairs", equal)
+
+    @property
+    def n_prompts(self) -> int:
+        """`X`."""
+        return self.shape[0]
+
+    @property
+    def n_responses(self) -> int:
+        """`Y`."""
+        return self.shape[1]
+
+    @property
+    def total(self) -> float:
+        """All rows, pairs of equals included; 1 for a law."""
+        return float(self.count.sum() + self.equal_pairs)
 
     @property
     def compared(self) -> BoolArray:
@@ -76,32 +151,90 @@ def count_pairs(data: PreferenceData) -> PairCounts:
     """
     if not isinstance(data, PreferenceData):
         raise ValueError(f"data is a {type(data).__name__}; it must be a PreferenceData")
+    shape = (data.n_prompts, data.n_responses)
+    columns = (data.prompt, data.chosen, data.rejected)
+    if _WORTH_COMPILING <= len(data) < 2**31 and shape[0] * shape[1] ** 2 <= 8 * len(data):
+        from rlhfsim.data.counting import dense_counts
+
+        triples, count, equal = dense_counts(*columns, shape)
+        return PairCounts._owned(*triples, count, float(equal), shape)
     informative = data.chosen != data.rejected
-    columns = tuple(column[informative] for column in (data.prompt, data.chosen, data.rejected))
-    (prompt, winner, loser), count = _distinct(columns, data.n_prompts, data.n_responses)
-    return PairCounts(
-        prompt=prompt,
-        winner=winner,
-        loser=loser,
-        count=count.astype(np.float64),
-        equal_pairs=float(len(data) - int(informative.sum())),
-        shape=(data.n_prompts, data.n_responses),
-    )
+    prompt, winner, loser = (column[informative] for column in columns)
+    triples, whole = _distinct(prompt, winner, loser, shape)
+    equal = len(data) - prompt.size
+    return PairCounts._owned(*triples, whole.astype(np.float64), float(equal), shape)
+
+
+def as_counts(data: PreferenceData | PairCounts) -> PairCounts:
+    """Return the counts of preference data, which may be counts already.
+
+    Parameters
+    ----------
+    data : PreferenceData or PairCounts
+
+    Raises
+    ------
+    ValueError
+        If `data` is neither.
+    """
+    if isinstance(data, PairCounts):
+        return data
+    if not isinstance(data, PreferenceData):
+        raise ValueError(
+            f"data is a {type(data).__name__}; it must be a PreferenceData or PairCounts"
+        )
+    return count_pairs(data)
 
 
 def _distinct(
-    columns: tuple[IntArray, ...], prompts: int, responses: int
-) -> tuple[tuple[IntArray, ...], IntArray]:
+    prompt: IntArray, winner: IntArray, loser: IntArray, shape: tuple[int, int]
+) -> tuple[tuple[IntArray, IntArray, IntArray], IntArray]:
     """Return the distinct triples of three columns, as sorted columns, and their counts."""
+    prompts, responses = shape
     if prompts * responses**2 >= 2**63:
-        rows, count = np.unique(np.stack(columns), axis=1, return_counts=True)
-        return tuple(rows), count
+        rows, count = np.unique(np.stack((prompt, winner, loser)), axis=1, return_counts=True)
+        return (rows[0], rows[1], rows[2]), count
     # One int64 a triple sorts several times faster than three columns.
-    prompt, winner, loser = columns
     key = (prompt * responses + winner) * responses + loser
     triples, count = np.unique(key, return_counts=True)
     pair, loser = np.divmod(triples, responses)
-    return (*np.divmod(pair, responses), loser), count
+    prompt, winner = np.divmod(pair, responses)
+    return (prompt, winner, loser), count
+
+
+def _as_shape(shape: tuple[int, int]) -> tuple[int, int]:
+    if not isinstance(shape, tuple) or len(shape) != 2:
+        raise ValueError(f"shape is {shape!r:.80}; it must be a pair (X, Y)")
+    x, y = (checks.whole_number(f"shape[{i}]", shape[i], least=1) for i in range(2))
+    return x, y
+
+
+def _as_column(name: str, value: IntArray, upper: int) -> IntArray:
+    """Return indices below `upper`, of which there may be none."""
+    if isinstance(value, np.ndarray) and value.shape == (0,):
+        return np.empty(0, dtype=np.int64)
+    return checks.as_indices(name, value, upper)
+
+
+def _check_triples(columns: dict[str, IntArray]) -> None:
+    """Refuse a response compared with itself, and triples out of order."""
+    prompt, winner, loser = columns.values()
+    itself = winner == loser
+    if itself.any():
+        row = int(itself.argmax())
+        raise ValueError(
+            f"loser[{row}] is {loser[row]}, which is winner[{row}]; "
+            "pairs of equals are counted in equal_pairs"
+        )
+    step = np.diff(prompt), np.diff(winner), np.diff(loser)
+    rises = (step[0] > 0) | ((step[0] == 0) & ((step[1] > 0) | ((step[1] == 0) & (step[2] > 0))))
+    if not rises.all():
+        row = int((~rises).argmax()) + 1
+        triple = tuple(int(column[row]) for column in (prompt, winner, loser))
+        raise ValueError(
+            f"row {row} is {triple}, which does not come after row {row - 1}; "
+            "the triples (prompt, winner, loser) must be sorted and distinct"
+        )
 
 
 def log_likelihood(counts: PairCounts, reward: FloatArray) -> float:
