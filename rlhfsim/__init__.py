@@ -37,6 +37,7 @@ module              what is in it
                     winners and transitivity
 `sampling`          drawing datasets from a bandit: `sample_preferences`
 `rewards`           `fit_reward`: tabular Bradley-Terry, finite class, existence of the MLE
+`laws`              exact laws over datasets; the limit of infinite data
 `kernels`           compiled passes over rows, behind `solve`
 `solvers`           `solve` -> `Solution` with its duality gap: numpy, torch, dask, streamed; with
                     constraints (`solve_convex`); the path in beta; the mpmath reference solver
@@ -92,6 +93,15 @@ from rlhfsim.inference import (
     worst_of_n,
 )
 from rlhfsim.instances import log_linear_bandit, proposition_a1, random_bandit, zipf_bandit
+from rlhfsim.laws import (
+    dataset_law,
+    dataset_of,
+    error_split,
+    multinomial_counts,
+    population_pairs,
+    population_rankings,
+    population_scores,
+)
 from rlhfsim.preferences import (
     BradleyTerry,
     GeneralPreference,
@@ -175,6 +185,9 @@ __all__ = [
     "copeland_scores",
     "copeland_winners",
     "cyclic_preference",
+    "dataset_law",
+    "dataset_of",
+    "error_split",
     "example_table",
     "fit_reward",
     "get_threads",
@@ -183,7 +196,11 @@ __all__ = [
     "log_linear_bandit",
     "max_concentrability",
     "moderate_transitivity",
+    "multinomial_counts",
     "observed_preference",
+    "population_pairs",
+    "population_rankings",
+    "population_scores",
     "proposition_a1",
     "random_bandit",
     "random_preference",

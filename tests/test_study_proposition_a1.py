@@ -1,6 +1,7 @@
 """Proposition A.1: every number of its tables by a second route."""
 
 import itertools
+import math
 
 import mpmath
 import numpy as np
@@ -82,6 +83,33 @@ def test_law_agrees_with_another_order_of_summation():
     assert wrong_reward_law(100).probability == pytest.approx(
         probability_by_pairs_and_wins(100, 16), abs=1e-9
     )
+
+
+@pytest.mark.parametrize("n", [10**4, 10**8])
+def test_law_of_large_samples_against_forty_digits(n):
+    """The product of its factors, without logarithms; few informative pairs suffice."""
+    most = 7
+    instance = proposition_a1(n)
+    p, (truth, wrong) = instance.bandit.reference[0], instance.reward_class[:, 0]
+    meet = 2.0 * p[:2] * p[2]
+    chances = np.stack([expit(truth[:2] - truth[2]), expit(truth[2] - truth[:2])], axis=1)
+    other = np.stack([expit(wrong[:2] - wrong[2]), expit(wrong[2] - wrong[:2])], axis=1)
+    evidence = np.log(chances / other).ravel()
+    law = wrong_reward_law(n, most)
+    with mpmath.workdps(40):
+        cells = [mpmath.mpf(float(c)) for c in (meet[:, None] * chances).ravel()]
+        rest = 1 - mpmath.fsum(cells)
+        total = mpmath.mpf(0)
+        for counts in itertools.product(range(most + 1), repeat=4):
+            s = sum(counts)
+            ratio = float(np.dot(counts, evidence))
+            if s > most or ratio > 1e-9:
+                continue
+            chance = mpmath.mpf(math.prod(range(n - s + 1, n + 1))) * rest ** (n - s)
+            for cell, count in zip(cells, counts, strict=True):
+                chance *= cell**count / math.factorial(count)
+            total += chance / 2 if abs(ratio) < 1e-9 else chance
+        assert law.probability == pytest.approx(float(total), rel=2e-14)
 
 
 def test_truncation_is_bounded_and_accounted_for():

@@ -8,18 +8,18 @@ the law of the four counts that the likelihood ratio depends on.
 
 from __future__ import annotations
 
-import itertools
 from dataclasses import asdict, dataclass
 
 import numpy as np
 import pandas as pd
-from scipy.special import expit, gammaln, log_expit
-from scipy.stats import binom, binomtest
+from scipy.special import expit, log_expit
+from scipy.stats import binomtest
 
 from rlhfsim.bounds import proposition_a1_floor, sharp_chi_squared_bound
 from rlhfsim.checks import FloatArray
 from rlhfsim.divergences import Divergence
 from rlhfsim.instances import PropositionA1, proposition_a1
+from rlhfsim.laws import multinomial_counts
 from rlhfsim.randomness import generator_for
 from rlhfsim.rewards import FiniteClass, fit_reward
 from rlhfsim.sampling import sample_preferences
@@ -75,9 +75,9 @@ class WrongRewardLaw:
 def wrong_reward_law(n: int, most_informative_pairs: int = 40) -> WrongRewardLaw:
     """Return the exact law of the maximum-likelihood choice between `r*` and `r~`.
 
-    The likelihoods differ only on pairs of the rare response with another one.  Their number is
-    `Binomial(n, Q)`; given it, the counts of (a_0 beats a_2, a_2 beats a_0, a_1 beats a_2,
-    a_2 beats a_1) are multinomial.
+    The likelihoods differ only on pairs of the rare response with another one.  The counts of
+    (a_0 beats a_2, a_2 beats a_0, a_1 beats a_2, a_2 beats a_1) are multinomial, and every vector
+    of them that sums to at most `most_informative_pairs` is listed.
     """
     instance = proposition_a1(n)
     p = instance.bandit.reference[0]
@@ -93,15 +93,8 @@ def wrong_reward_law(n: int, most_informative_pairs: int = 40) -> WrongRewardLaw
         ],
         axis=1,
     ).ravel()
-    total = cells.sum()
-    counts = _compositions(min(most_informative_pairs, n))
-    size = counts.sum(axis=1)
-    log_pmf = (
-        binom.logpmf(size, n, total)
-        + gammaln(size + 1)
-        + (counts * np.log(cells / total) - gammaln(counts + 1)).sum(axis=1)
-    )
-    pmf = np.exp(log_pmf)
+    law = multinomial_counts(cells, n, most=most_informative_pairs)
+    pmf, counts = law.table()
     ratio = counts @ evidence
     tied = np.abs(ratio) <= _TIE
     # By symmetry: as many wins as losses of a_0 against a_2, and a_1 never met a_2.
@@ -109,17 +102,9 @@ def wrong_reward_law(n: int, most_informative_pairs: int = 40) -> WrongRewardLaw
     return WrongRewardLaw(
         preferred=float(pmf[(ratio < 0) & ~symmetric].sum()),
         tied=float(pmf[symmetric].sum()),
-        truncated=float(binom.sf(most_informative_pairs, n, total)),
+        truncated=law.left_out,
         ambiguous=float(pmf[tied & ~symmetric].sum()),
     )
-
-
-def _compositions(most: int) -> FloatArray:
-    """All `(a, b, c, d)` of non-negative integers with sum at most `most`."""
-    bars = itertools.combinations(range(most + 4), 4)
-    cuts = np.fromiter(itertools.chain.from_iterable(bars), dtype=np.int64).reshape(-1, 4)
-    first = cuts[:, :1]
-    return np.concatenate([first, np.diff(cuts, axis=1) - 1], axis=1).astype(np.float64)
 
 
 def regrets(instance: PropositionA1, divergence: Divergence, beta: FloatArray) -> FloatArray:
