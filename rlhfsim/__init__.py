@@ -35,7 +35,7 @@ module              what is in it
                     sufficient statistics
 `preferences`       who beats whom, exactly: Bradley-Terry, noise, raters, cycles, trajectories;
                     winners and transitivity
-`sampling`          drawing datasets from a bandit: `sample_preferences`
+`sampling`          drawing datasets from a bandit; compiled, the same for any number of threads
 `rewards`           `fit_reward`: tabular Bradley-Terry, finite class, existence of the MLE
 `laws`              exact laws over datasets; the limit of infinite data
 `kernels`           compiled passes over rows, behind `solve`
@@ -123,7 +123,12 @@ from rlhfsim.preferences import (
     weak_transitivity,
 )
 from rlhfsim.rewards import FiniteClass, MLEDoesNotExistError, Tabular, fit_reward
-from rlhfsim.sampling import sample_preferences
+from rlhfsim.sampling import (
+    sample_demonstrations,
+    sample_preferences,
+    sample_rankings,
+    sample_scores,
+)
 from rlhfsim.solvers import (
     BestBeta,
     ChiSquaredPath,
@@ -206,7 +211,10 @@ __all__ = [
     "random_preference",
     "read_pairs",
     "renyi",
+    "sample_demonstrations",
     "sample_preferences",
+    "sample_rankings",
+    "sample_scores",
     "set_threads",
     "soft_best_of_n",
     "solve",
