@@ -36,13 +36,16 @@ module              what is in it
 `preferences`       who beats whom, exactly: Bradley-Terry, noise, raters, cycles, trajectories;
                     winners and transitivity
 `sampling`          drawing datasets from a bandit; compiled, the same for any number of threads
-`rewards`           `fit_reward`: tabular Bradley-Terry, finite class, existence of the MLE
+`rewards`           `fit_reward`: tabular, linear, finite class, Plackett-Luce, least squares;
+                    existence of the MLE; gauges; confidence sets (`rewards.confidence`)
 `laws`              exact laws over datasets; the limit of infinite data
 `kernels`           compiled passes over rows, behind `solve`
 `solvers`           `solve` -> `Solution` with its duality gap: numpy, torch, dask, streamed; with
                     constraints (`solve_convex`); the path in beta; the mpmath reference solver
 `inference`         exact best-of-N with ties, soft best-of-N, rejection sampling; win rates
 `bounds`            right-hand sides of theorems, every constant explicit
+`losses`            direct losses (DPO, chiPO, IPO, ...), link x outer x extra terms; exact gradients
+`learners`          from data and a reference to a policy: RLHF, best-of-N and relatives
 `claims`            statements of the literature as objects that can be evaluated
 `studies`           settings -> tables and findings; one module per part of the report
 `notation`, `plots` formulas in Unicode; tables -> figures
@@ -122,7 +125,16 @@ from rlhfsim.preferences import (
     strong_transitivity,
     weak_transitivity,
 )
-from rlhfsim.rewards import FiniteClass, MLEDoesNotExistError, Tabular, fit_reward
+from rlhfsim.rewards import (
+    FiniteClass,
+    LeastSquares,
+    Linear,
+    MLEDoesNotExistError,
+    PlackettLuce,
+    Tabular,
+    fit_reward,
+    mle_exists,
+)
 from rlhfsim.sampling import (
     sample_demonstrations,
     sample_preferences,
@@ -164,8 +176,11 @@ __all__ = [
     "GeneralPreference",
     "JensenShannon",
     "LabelNoise",
+    "LeastSquares",
+    "Linear",
     "MLEDoesNotExistError",
     "NamedPairs",
+    "PlackettLuce",
     "PreferenceData",
     "PreferenceModel",
     "RankingData",
@@ -200,6 +215,7 @@ __all__ = [
     "is_bradley_terry",
     "log_linear_bandit",
     "max_concentrability",
+    "mle_exists",
     "moderate_transitivity",
     "multinomial_counts",
     "observed_preference",

@@ -17,7 +17,7 @@ from scipy.sparse import csr_array
 from scipy.sparse.csgraph import connected_components
 
 from rlhfsim.checks import BoolArray, FloatArray, IntArray
-from rlhfsim.data import PreferenceData, PromptWins, count_pairs
+from rlhfsim.data import PairCounts, PreferenceData, PromptWins
 
 _NAMED_AT_MOST = 10
 
@@ -43,21 +43,29 @@ class MLEDoesNotExistError(ValueError):
         return type(self), (str(self), self.prompt, self.responses)
 
 
-def mle_exists(data: PreferenceData) -> BoolArray:
+def mle_exists(data: PreferenceData | PairCounts) -> BoolArray:
     """Return for each prompt whether its unconstrained tabular estimate exists.
 
     Parameters
     ----------
-    data : PreferenceData
+    data : PreferenceData or PairCounts
 
     Returns
     -------
     (X,) array of bool
         False also for a prompt that compares no two different responses.
 
+    Raises
+    ------
+    ValueError
+        If `data` is neither.
+
     Source: Ford 1957.
     """
-    return np.array([strongly_connected(group.wins) for group in count_pairs(data).by_prompt()])
+    from rlhfsim.rewards.compiled import launch, tables
+
+    chunks, _ = tables.tabulate(data)
+    return np.concatenate([launch.connected(chunk, strong=True) for chunk in chunks])
 
 
 def strongly_connected(wins: FloatArray) -> bool:

@@ -7,7 +7,9 @@ from typing import Any
 
 from rlhfsim import checks
 from rlhfsim.checks import BoolArray, FloatArray, IntArray
+from rlhfsim.data import PairCounts, PreferenceData
 from rlhfsim.frozen import Frozen
+from rlhfsim.rewards.information import information
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,13 +32,54 @@ class RewardFit(Frozen):
     #: Indices of all rewards of a finite class that fit as well, increasing, `index` among them;
     #: None otherwise.
     tied: IntArray | None = None
+    #: (X,) whether the unconstrained Bradley-Terry estimate of the prompt exists, whatever was
+    #: fitted (`mle_exists`); None where the question does not arise.
+    exists: BoolArray | None = None
+    #: (d,) parameter of a model with fewer numbers than `(X, Y)`; None otherwise.
+    parameter: FloatArray | None = None
+    #: (d, d) Hessian of the negative log-likelihood (and of a ridge) in `parameter`; None
+    #: otherwise.  For tables, `hessian` makes that of a prompt.
+    information: FloatArray | None = None
 
     def __post_init__(self) -> None:
         """Copy the arrays and make them read-only."""
-        for name in ("reward", "compared", "tied"):
+        for name in ("reward", "compared", "tied", "exists", "parameter", "information"):
             value = getattr(self, name)
             if value is not None:
                 object.__setattr__(self, name, checks.frozen(value))
+
+    def hessian(
+        self, data: PreferenceData | PairCounts | None = None, prompt: int | None = None
+    ) -> FloatArray:
+        """Return the Hessian of the negative log-likelihood at the fit.
+
+        In the parameter of a model that has one, `information`; in the rewards of a table fitted
+        to preferences otherwise, without what a ridge adds.
+
+        Parameters
+        ----------
+        data : PreferenceData or PairCounts
+            What was fitted; needed for tables.
+        prompt : int, optional
+            Only this prompt's block of a table.
+
+        Returns
+        -------
+        (d, d), (X, Y, Y) or (Y, Y) array
+
+        Raises
+        ------
+        ValueError
+            For a table without its data, data that are no preferences or have another shape, or a
+            prompt out of range.
+
+        Source: Hunter 2004 (Ann. Statist. 32, 1).
+        """
+        if self.information is not None:
+            return self.information
+        if data is None:
+            raise ValueError("data is None; it must be the data to which the table was fitted")
+        return information(data, self.reward, prompt)
 
 
 class RewardFitError(RuntimeError):

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from rlhfsim import checks
-from rlhfsim.checks import FloatArray
-from rlhfsim.data import PreferenceData, PromptWins, count_pairs, log_likelihood
+from rlhfsim.checks import BoolArray, FloatArray
+from rlhfsim.data import PairCounts, PreferenceData, PromptWins
 from rlhfsim.rewards import newton
 from rlhfsim.rewards.existence import require_mle, strongly_connected, weak_components
+from rlhfsim.rewards.gauge import Gauge, as_gauge
 from rlhfsim.rewards.result import RewardFit, RewardFitError
+
+if TYPE_CHECKING:
+    from rlhfsim.rewards.compiled.tables import Tables
 
 #: Largest bound whose pull, of order `exp(-r_max)`, a float64 can hold.
 LARGEST_R_MAX = 700.0
@@ -44,17 +49,23 @@ class Tabular:
         In reward units; positive and at most 700.
     ridge : float, optional
         In comparisons per squared reward unit; at least 1e-60.
+    gauge : Gauge, optional
+        Shifts the whole row of each prompt, also the responses that it never compared and that
+        before the shift are at the mean of those it did: `UniformGauge()` (what is returned
+        without a gauge), `ReferenceGauge(reference)` or `FirstResponse()`.
 
     Raises
     ------
     ValueError
-        If both are given, or either is out of range.
+        If both a bound and a ridge are given, or either is out of range; for a gauge of a bounded
+        reward, whose box fixes the constants.
 
     Source: Bradley and Terry 1952; Ford 1957; Hunter 2004; arXiv 2407.13399.
     """
 
     r_max: float | None = None
     ridge: float | None = None
+    gauge: Gauge | None = None
 
     def __post_init__(self) -> None:
         """Validate."""
@@ -73,32 +84,71 @@ class Tabular:
             )
         if self.ridge is not None and self.ridge < SMALLEST_RIDGE:
             raise ValueError(f"ridge is {self.ridge!r}; it must be at least {SMALLEST_RIDGE:g}")
+        if self.gauge is not None:
+            as_gauge("gauge", self.gauge)
+            if self.r_max is not None:
+                raise ValueError(
+                    f"gauge is {self.gauge!r:.80} and r_max is {self.r_max!r}; a bounded reward "
+                    "takes no gauge, because a shift would move it out of [0, r_max]"
+                )
 
-    def fit(self, data: PreferenceData, rng: np.random.Generator | None = None) -> RewardFit:
+    def fit(
+        self, data: PreferenceData | PairCounts, rng: np.random.Generator | None = None
+    ) -> RewardFit:
         """Return the maximum likelihood table; see `fit_reward`.  `rng` is not used."""
+        from rlhfsim.rewards.compiled.tables import tabulate
+
         checks.optional_generator("rng", rng)
-        counts = count_pairs(data)
-        reward = np.full(counts.shape, 0.0 if self.r_max is None else self.r_max / 2)
-        residual, failure = 0.0, ""
-        for group in counts.by_prompt():
-            if self.r_max is None and self.ridge is None:
-                require_mle(group)
-            if group.wins.size == 0:
-                continue
-            values, step = self._fit_prompt(group.wins)
-            reward[group.prompt, group.responses] = values
-            violation = newton.kkt_residual(group.wins, values, *self._box(), self.ridge or 0.0)
-            residual = max(residual, violation)
-            failure = failure or _failure(group, violation, step)
+        chunks, equal_pairs = tabulate(data)
+        parts = [self._fit_chunk(chunk) for chunk in chunks]
+        reward, compared = (
+            np.concatenate([getattr(part, name) for part in parts])
+            for name in ("reward", "compared")
+        )
+        if self.gauge is not None:
+            reward -= self.gauge.offset(reward, compared)[:, None]
+        loss = np.concatenate([part.loss for part in parts]).sum()
         fit = RewardFit(
             reward=reward,
-            log_likelihood=log_likelihood(counts, reward),
-            gradient_norm=residual,
-            compared=counts.compared,
+            log_likelihood=float(-loss - equal_pairs * np.log(2.0)),
+            gradient_norm=max(part.violation for part in parts),
+            compared=compared,
+            exists=np.concatenate([part.exists for part in parts]),
         )
-        if failure:
-            raise RewardFitError(failure, fit)
+        for part in parts:
+            if part.failure:
+                raise RewardFitError(part.failure, fit)
         return fit
+
+    def _fit_chunk(self, tables: Tables) -> _Part:
+        """Fit some prompts by the compiled kernels, and what those decline one by one."""
+        from rlhfsim.rewards.compiled.launch import connected, fit_tables
+
+        exists = connected(tables, strong=True)
+        if self.r_max is None and self.ridge is None and not exists.all():
+            require_mle(tables.group(int(exists.argmin())))
+        if self.ridge is None:
+            fits = fit_tables(tables, exists)
+        else:
+            fits = fit_tables(tables, connected(tables, strong=False), self.ridge)
+        reward, done = fits.reward, fits.certified
+        if self.r_max is not None:
+            reward, inside = _into_box(reward, tables.compared, self.r_max)
+            done = done & inside
+        part = _Part(reward, tables.compared, exists, np.where(done, fits.loss, 0.0))
+        part.violation = float(fits.gradient[done].max(initial=0.0))
+        for x in np.nonzero(~done & (tables.size > 0))[0]:
+            self._fit_alone(tables.group(int(x)), int(x), part)
+        return part
+
+    def _fit_alone(self, group: PromptWins, x: int, part: _Part) -> None:
+        """Fit the x-th prompt of a part by the general route."""
+        values, step = self._fit_prompt(group.wins)
+        violation = newton.kkt_residual(group.wins, values, *self._box(), self.ridge or 0.0)
+        part.reward[x, group.responses] = values
+        part.loss[x] = (group.wins * np.logaddexp(0.0, values - values[:, None])).sum()
+        part.violation = max(part.violation, violation)
+        part.failure = part.failure or _failure(group, violation, step)
 
     def _box(self) -> tuple[float, float]:
         return (-np.inf, np.inf) if self.r_max is None else (0.0, self.r_max)
@@ -130,6 +180,34 @@ class Tabular:
                 return np.clip(start + self.r_max / 2, lower, upper), length
         # From here on some response is pinned at each end, so the maximiser is unique.
         return newton.minimize(wins, start + upper / 2, lower, upper, 0.0)
+
+
+@dataclass
+class _Part:
+    """The fits of some consecutive prompts."""
+
+    #: (P, Y) rewards before the gauge, (P, Y) responses compared, (P,) whether the MLE exists.
+    reward: FloatArray
+    compared: BoolArray
+    exists: BoolArray
+    #: (P,) negative log-likelihood of the comparisons.
+    loss: FloatArray
+    violation: float = 0.0
+    #: What is wrong with the first certificate that fails.
+    failure: str = ""
+
+
+def _into_box(
+    reward: FloatArray, compared: BoolArray, r_max: float
+) -> tuple[FloatArray, BoolArray]:
+    """Return rewards with the mid-range of each prompt at `r_max/2`, and which prompts fit in."""
+    high = np.where(compared, reward, -np.inf).max(axis=1)
+    low = np.where(compared, reward, np.inf).min(axis=1)
+    inside = high - low <= r_max
+    # A prompt without comparisons has neither.
+    middle = np.add(low, high, out=np.zeros(len(reward)), where=inside & np.isfinite(high)) / 2
+    placed = np.clip(reward - middle[:, None] + r_max / 2, 0.0, r_max)
+    return np.where(compared, placed, r_max / 2), inside
 
 
 def _fit_free(wins: FloatArray) -> tuple[FloatArray, float]:

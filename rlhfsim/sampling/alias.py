@@ -169,11 +169,11 @@ def pick(table: WordArray, base: Word, size: Word, bits: Word, word: Word) -> Wo
 @EXACT
 def pick_all(
     short: ShortArray, table: WordArray, base: WordArray, size: Word, bits: Word, code_bits: Word,
-    threshold_bits: Word, words: WordArray, count: int,
+    threshold_bits: Word, words: WordArray,
 ) -> None:  # fmt: skip
     """Replace each word by what `pick` returns for it, from the short entry where that decides."""
     mask = (_ONE << bits) - _ONE
-    for i in range(count):
+    for i in range(words.size):
         j, place = product_high(words[i], size), product_low(words[i], size)
         entry, high = _W(short[base[i] + j]), place >> (_W(64) - threshold_bits)
         threshold = entry >> (bits + code_bits)

@@ -6,7 +6,8 @@ left, so that any number of threads may run it at once.  Words of a row: 0 is fo
 to 2 K for its races.
 
 Loops are kept apart by what they wait for: words are vector instructions; reads of tables overlap,
-as no row waits for another.
+as no row waits for another.  The winner is exchanged by bits, as the compiler is fond of making two
+choices by one label a branch, which is taken at random.
 """
 
 from __future__ import annotations
@@ -90,17 +91,18 @@ def pairs(
                 x = pick(prompts, _W(0), n_prompts, pb, word0[i])
                 prompt[s + i] = _I(x)
                 word0[i] = x * size
-            pick_all(short1, table1, word0, size, b, c, t, word1, m)
-            pick_all(short2, table2, word0, size, b, c, t, word2, m)
+            pick_all(short1, table1, word0[:m], size, b, c, t, word1[:m])
+            pick_all(short2, table2, word0[:m], size, b, c, t, word2[:m])
             for i in range(m):
-                y, z = word0[i] + word1[i], word0[i] + word2[i]
-                k = centre + ((_W(short1[y]) >> b) & codes) - ((_W(short2[z]) >> b) & codes)
+                y, z, base = word1[i], word2[i], word0[i]
+                code1, code2 = _W(short1[base + y]) >> b, _W(short2[base + z]) >> b
+                k = _W(2) * (centre + (code1 & codes) - (code2 & codes))
                 u = uniform(word3[i])
-                wins = u < bounds[_W(2) * k]
-                if wins != (u < bounds[_W(2) * k + _W(1)]):
-                    wins = first_wins(u, (rewards[y] - rewards[z]) / temperature)
-                chosen[s + i] = _I(word1[i] if wins else word2[i])
-                rejected[s + i] = _I(word2[i] if wins else word1[i])
+                wins = u < bounds[k]
+                if wins != (u < bounds[k + _W(1)]):
+                    wins = first_wins(u, (rewards[base + y] - rewards[base + z]) / temperature)
+                swap = (y ^ z) & (_W(wins) - _W(1))
+                chosen[s + i], rejected[s + i] = _I(y ^ swap), _I(z ^ swap)
 
 
 @EXACT
@@ -136,10 +138,10 @@ def grouped_pairs(
             for i in range(m):
                 word3[i] = _W(first_wins(uniform(word3[i]), gap[i] / temperature))
             for i in range(m):
-                wins = word3[i] != _W(0)
+                y, z = word1[i], word2[i]
+                swap = (y ^ z) & (word3[i] - _W(1))
                 prompt[s + i] = x
-                chosen[s + i] = _I(word1[i] if wins else word2[i])
-                rejected[s + i] = _I(word2[i] if wins else word1[i])
+                chosen[s + i], rejected[s + i] = _I(y ^ swap), _I(z ^ swap)
             s += m
 
 

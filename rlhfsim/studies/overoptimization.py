@@ -14,10 +14,10 @@ import numpy as np
 import pandas as pd
 
 from rlhfsim.bandit import ContextualBandit
-from rlhfsim.inference import best_of_n, best_of_n_chi_squared_bound, best_of_n_kl_formula
 from rlhfsim.checks import FloatArray
 from rlhfsim.coverage import concentrability
 from rlhfsim.divergences import KL, Divergence
+from rlhfsim.inference import best_of_n, best_of_n_chi_squared_bound, best_of_n_kl_formula
 from rlhfsim.instances import uniform_reward, zipf_bandit
 from rlhfsim.randomness import generator_for
 from rlhfsim.rewards import Tabular, fit_reward

@@ -1,0 +1,1 @@
+"""Compiled tabular Bradley-Terry fits."""

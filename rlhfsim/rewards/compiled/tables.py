@@ -1,0 +1,242 @@
+"""From data to the tables of `layout`, one for each prompt."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from rlhfsim.checks import BoolArray, FloatArray, IntArray
+from rlhfsim.compiling import EXACT, SUMS
+from rlhfsim.data.counts import PairCounts, PromptWins, as_counts
+from rlhfsim.data.pairs import PreferenceData
+from rlhfsim.kernels.intrinsics import prefetch
+from rlhfsim.rewards.compiled.layout import pairs, row_start
+from rlhfsim.threads import get_threads, in_parallel
+
+#: Entries of the tables that are held at once, except where one prompt needs more.
+_HELD = 1 << 23
+# Entries a row for which tables over all responses are made at once.
+_DENSE = 16
+_WORTH_A_THREAD = 1 << 16
+_CHUNK = 1024
+
+
+@dataclass(frozen=True)
+class Tables:
+    """The tables of the prompts `begin`, `begin + 1`, ..., as in `layout`.
+
+    Prompt `begin + x` compares `size[x]` responses: `members[first[x] : first[x] + size[x]]`,
+    increasing.  Its table is at `table[start[x]]`.
+    """
+
+    begin: int
+    table: FloatArray
+    start: IntArray
+    size: IntArray
+    members: IntArray
+    first: IntArray
+    #: (P, Y) whether the response is a member.
+    compared: BoolArray
+
+    def members_of(self, x: int) -> IntArray:
+        """Return the responses that the x-th prompt compares."""
+        return self.members[self.first[x] : self.first[x] + self.size[x]]
+
+    def group(self, x: int) -> PromptWins:
+        """Return the wins of the x-th prompt as a matrix."""
+        k = int(self.size[x])
+        wins, half = np.zeros((k, k)), k * (k - 1) // 2
+        above = np.triu_indices(k, 1)
+        wins[above] = self.table[self.start[x] : self.start[x] + half]
+        wins.T[above] = self.table[self.start[x] + half : self.start[x] + 2 * half]
+        return PromptWins(self.begin + x, self.members_of(x), wins)
+
+    def totals(self) -> FloatArray:
+        """Return the number of comparisons of each prompt."""
+        totals = np.empty(self.size.size)
+        _add_up(self.table, self.start, self.size, totals)
+        return totals
+
+
+@SUMS
+def _sum_of(x: FloatArray) -> float:
+    total = 0.0
+    for k in range(x.size):
+        total += x[k]
+    return total
+
+
+@EXACT
+def _add_up(table: FloatArray, start: IntArray, size: IntArray, totals: FloatArray) -> None:
+    for x in range(size.size):
+        totals[x] = _sum_of(table[start[x] : start[x] + 2 * pairs(size[x])])
+
+
+def tabulate(data: PreferenceData | PairCounts) -> tuple[Iterator[Tables], float]:
+    """Return the tables of all prompts, in order, and the number of pairs of equals."""
+    if isinstance(data, PreferenceData):
+        entries = data.n_prompts * data.n_responses * (data.n_responses - 1)
+        if entries <= _DENSE * len(data) + _CHUNK:
+            tables, equal = _from_rows(data)
+            return iter((tables,)), float(equal)
+    counts = as_counts(data)
+    return _from_counts(counts), counts.equal_pairs
+
+
+# ---- rows, counted in tables over all responses ------------------------------------------------
+
+
+@EXACT
+def _fill(
+    prompt: IntArray, winner: IntArray, loser: IntArray, responses: int, table: FloatArray
+) -> int:
+    """Count rows; return how many compare equals."""
+    half, equal = pairs(responses), 0
+    places = np.empty(_CHUNK, np.int64)
+    for begin in range(0, prompt.size, _CHUNK):
+        end = min(begin + _CHUNK, prompt.size)
+        x, a, b = prompt[begin:end], winner[begin:end], loser[begin:end]
+        kept = 0
+        # The places first: memory then fetches many of them at a time.
+        for k in range(x.size):
+            i, j = min(a[k], b[k]), max(a[k], b[k])
+            place = x[k] * (2 * half) + row_start(i, responses) + (j - i - 1)
+            place += half if a[k] > b[k] else 0
+            places[kept] = place
+            prefetch(table, place)
+            kept += 1 if i < j else 0
+        for k in range(kept):
+            table[places[k]] += 1.0
+        equal += end - begin - kept
+    return equal
+
+
+@EXACT
+def _is_compared(table: FloatArray, start: int, size: int, i: int) -> bool:
+    """Return whether response i beats or loses to any other one."""
+    half, to = pairs(size), start + row_start(i, size) - i - 1
+    for j in range(i + 1, size):
+        if table[to + j] > 0.0 or table[to + half + j] > 0.0:
+            return True
+    for j in range(i):
+        at = start + row_start(j, size) + i - j - 1
+        if table[at] > 0.0 or table[at + half] > 0.0:
+            return True
+    return False
+
+
+@EXACT
+def _squeeze(
+    table: FloatArray, compared: BoolArray, start: IntArray, size: IntArray, members: IntArray,
+    first: IntArray,
+) -> None:  # fmt: skip
+    """List the responses that each prompt compares and leave the others out of its table."""
+    responses = compared.shape[1]
+    half, to = pairs(responses), 0
+    for x in range(size.size):
+        first[x], start[x] = to, 2 * half * x
+        for y in range(responses):
+            compared[x, y] = _is_compared(table, start[x], responses, y)
+            if compared[x, y]:
+                members[to] = y
+                to += 1
+        size[x] = to - first[x]
+        if size[x] == responses:
+            continue
+        # Entries only move towards the front, in order, so none is overwritten before it moved.
+        write = start[x]
+        for side in range(2):
+            for a in range(first[x], to):
+                read = start[x] + side * half + row_start(members[a], responses) - members[a] - 1
+                for b in range(a + 1, to):
+                    table[write] = table[read + members[b]]
+                    write += 1
+
+
+def _from_rows(data: PreferenceData) -> tuple[Tables, int]:
+    x, y = data.n_prompts, data.n_responses
+    columns = (data.prompt, data.chosen, data.rejected)
+    workers = min(get_threads(), max(1, len(data) // _WORTH_A_THREAD))
+    cuts = [len(data) * k // workers for k in range(workers + 1)]
+    parts = [np.zeros(x * y * (y - 1) + 1) for _ in range(workers)]
+    calls = [(*(c[cuts[k] : cuts[k + 1]] for c in columns), y, parts[k]) for k in range(workers)]
+    equal = sum(in_parallel(_fill, calls))
+    table = parts[0]
+    for part in parts[1:]:
+        # Whole numbers: their sum does not depend on who counted what.
+        table += part
+    start, size, first = (np.empty(x, dtype=np.int64) for _ in range(3))
+    members = np.empty(x * y, dtype=np.int64)
+    compared = np.empty((x, y), dtype=np.bool_)
+    _squeeze(table, compared, start, size, members, first)
+    return Tables(0, table, start, size, members, first, compared), int(equal)
+
+
+# ---- counts, in tables over the responses that a prompt compares -------------------------------
+
+
+@EXACT
+def _mark(prompt: IntArray, winner: IntArray, loser: IntArray, seen: BoolArray) -> None:
+    for k in range(prompt.size):
+        seen[prompt[k], winner[k]] = True
+        seen[prompt[k], loser[k]] = True
+
+
+@EXACT
+def _spread_out(
+    counts: tuple[IntArray, IntArray, IntArray, FloatArray], begin: int, start: IntArray,
+    size: IntArray, members: IntArray, first: IntArray, place: IntArray, table: FloatArray,
+) -> None:  # fmt: skip
+    """Copy the counts into the tables; `place` is room for one number a response."""
+    prompt, winner, loser, count = counts
+    last = -1
+    for k in range(prompt.size):
+        x = prompt[k] - begin
+        if x != last:
+            for a in range(size[x]):
+                place[members[first[x] + a]] = a
+            last = x
+        i, j = place[winner[k]], place[loser[k]]
+        if i < j:
+            table[start[x] + row_start(i, size[x]) + j - i - 1] = count[k]
+        else:
+            table[start[x] + pairs(size[x]) + row_start(j, size[x]) + i - j - 1] = count[k]
+
+
+def _from_counts(counts: PairCounts) -> Iterator[Tables]:
+    """Yield tables of as many prompts at a time as may be held."""
+    prompts, responses = counts.shape
+    rows = np.searchsorted(counts.prompt, np.arange(prompts + 1))
+    # A prompt's U triples name at most 2 U responses.
+    most = np.minimum(2 * np.diff(rows), responses)
+    bound = np.cumsum(np.maximum(most * (most - 1), responses))
+    begin = 0
+    while begin < prompts:
+        done = 0 if begin == 0 else int(bound[begin - 1])
+        end = max(begin + 1, int(np.searchsorted(bound, done + _HELD, side="right")))
+        yield _chunk(counts, begin, end, slice(rows[begin], rows[end]))
+        begin = end
+
+
+def _chunk(counts: PairCounts, begin: int, end: int, rows: slice) -> Tables:
+    responses = counts.shape[1]
+    columns: tuple[Any, ...] = (
+        counts.prompt[rows],
+        counts.winner[rows],
+        counts.loser[rows],
+        counts.count[rows],
+    )
+    compared = np.zeros((end - begin, responses), dtype=np.bool_)
+    _mark(columns[0] - begin, columns[1], columns[2], compared)
+    size = compared.sum(axis=1, dtype=np.int64)
+    members = np.nonzero(compared)[1]
+    first = np.cumsum(size) - size
+    entries = size * (size - 1)
+    start = np.cumsum(entries) - entries
+    table = np.zeros(int(entries.sum()) + 1)
+    place = np.empty(responses, dtype=np.int64)
+    _spread_out(columns, begin, start, size, members, first, place, table)
+    return Tables(begin, table, start, size, members, first, compared)
