@@ -44,7 +44,7 @@ module              what is in it
                     constraints (`solve_convex`); the path in beta; the mpmath reference solver
 `inference`         exact best-of-N with ties, soft best-of-N, rejection sampling; win rates
 `bounds`            right-hand sides of theorems, every constant explicit
-`losses`            direct losses (DPO, chiPO, IPO, ...), link x outer x extra terms; exact gradients
+`losses`            direct losses (DPO, chiPO, IPO, ...), exact values and gradients
 `learners`          from data and a reference to a policy: RLHF, best-of-N and relatives
 `claims`            statements of the literature as objects that can be evaluated
 `studies`           settings -> tables and findings; one module per part of the report
