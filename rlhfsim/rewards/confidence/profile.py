@@ -222,6 +222,7 @@ class _Search:
         """
         shape = (3, len(change))
         (gradient, tangent, newton), last = np.zeros(shape), self.last
+        held: tuple[IntArray, _System] | None = None
         for group in self.groups:
             system = _system(group, self.best, change)
             gradient[group.rows] = system.gradient
@@ -232,6 +233,8 @@ class _Search:
                 _select(system, others), self.weights[group.rows[others]]
             )
         w = self.weights
+        if held is None:
+            raise AssertionError("no set holds the cell that is solved for last")
         rows, system = held
         inside, slope = _bordered(system, w[rows], -float(w @ tangent), float(w @ newton))
         direction, along = -newton - slope[0] * tangent, -slope[1] * tangent
@@ -305,7 +308,9 @@ def _system(group: _Group, best: FloatArray, change: FloatArray) -> _System:
 
 
 def _select(system: _System, kept: BoolArray) -> _System:
-    return _System(*(part[kept] for part in system))
+    return _System(
+        system.gradient[kept], system.hessian[kept], system.unit[kept], system.free[kept]
+    )
 
 
 def _eliminate(system: _System, weights: FloatArray) -> FloatArray:
@@ -313,7 +318,7 @@ def _eliminate(system: _System, weights: FloatArray) -> FloatArray:
     right = [np.take_along_axis(side, system.free, axis=1) for side in (weights, system.gradient)]
     scaled = np.stack(right, axis=-1) * system.unit[:, :, None]
     found = np.linalg.solve(system.hessian, scaled)
-    return np.stack([_full(system, found[:, :, side]) for side in range(2)])
+    return np.stack([_full(system, np.asarray(found[:, :, k], dtype=np.float64)) for k in range(2)])
 
 
 def _bordered(
@@ -337,7 +342,9 @@ def _bordered(
     right[:size, 0] = -(np.take_along_axis(system.gradient, system.free, axis=1) * system.unit)[0]
     right[size] = scale * load, scale
     found = np.linalg.solve(matrix, right)
-    inside = np.stack([_full(system, found[None, :size, side]) for side in range(2)])
+    inside = np.stack(
+        [_full(system, np.asarray(found[None, :size, k], dtype=np.float64)) for k in range(2)]
+    )
     return inside, scale * found[size]
 
 
