@@ -1,6 +1,6 @@
 """Direct losses against the trainers of TRL, which run their own code on our log-probabilities.
 
-Needs the extra `trl`; without it there is nothing to compare with.  The trainer's model is a table
+The trainer's model is a table
 of per-token log-probabilities, one token a response, so that its sums are the given numbers.
 """
 
@@ -13,8 +13,6 @@ import torch
 
 from rlhfsim.divergences import AlphaDivergence, ForwardKL, JensenShannon
 from rlhfsim.losses import cdpo, dpo, fdpo, hinge, ipo, robust_dpo, rpo, simpo
-
-pytest.importorskip("trl", reason="needs the extra trl", exc_type=ImportError)
 
 ROWS = 64
 
