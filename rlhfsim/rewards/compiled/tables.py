@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from rlhfsim.checks import BoolArray, FloatArray, IntArray
 from rlhfsim.compiling import EXACT, SUMS
@@ -22,6 +23,10 @@ _HELD = 1 << 23
 _DENSE = 16
 _WORTH_A_THREAD = 1 << 16
 _CHUNK = 1024
+# Rows that one table of 32-bit numbers can count.
+_MOST_ROWS = (1 << 31) - 1
+
+CountArray = NDArray[np.int32]
 
 
 @dataclass(frozen=True)
@@ -90,28 +95,46 @@ def tabulate(data: PreferenceData | PairCounts) -> tuple[Iterator[Tables], float
 
 
 @EXACT
-def _fill(
-    prompt: IntArray, winner: IntArray, loser: IntArray, responses: int, table: FloatArray
-) -> int:
-    """Count rows; return how many compare equals."""
-    half, equal = pairs(responses), 0
+def _places(
+    prompt: IntArray, winner: IntArray, loser: IntArray, responses: int, spare: int, out: IntArray
+) -> None:
+    """Write where each row is counted: at `spare` if it compares equals."""
+    half = pairs(responses)
+    for k in range(out.size):
+        i, j = min(winner[k], loser[k]), max(winner[k], loser[k])
+        place = prompt[k] * (2 * half) + row_start(i, responses) + (j - i - 1)
+        place += half if winner[k] > loser[k] else 0
+        out[k] = place if i < j else spare
+
+
+@EXACT
+def _count(
+    prompt: IntArray, winner: IntArray, loser: IntArray, responses: int, table: CountArray
+) -> None:
+    """Count fewer than 2^31 rows; those that compare equals in the last entry."""
     places = np.empty(_CHUNK, np.int64)
     for begin in range(0, prompt.size, _CHUNK):
         end = min(begin + _CHUNK, prompt.size)
-        x, a, b = prompt[begin:end], winner[begin:end], loser[begin:end]
-        kept = 0
-        # The places first: memory then fetches many of them at a time.
-        for k in range(x.size):
-            i, j = min(a[k], b[k]), max(a[k], b[k])
-            place = x[k] * (2 * half) + row_start(i, responses) + (j - i - 1)
-            place += half if a[k] > b[k] else 0
-            places[kept] = place
-            prefetch(table, place)
-            kept += 1 if i < j else 0
-        for k in range(kept):
-            table[places[k]] += 1.0
-        equal += end - begin - kept
-    return equal
+        # The places first: the loop is without branches, and memory then is asked for ahead.
+        _places(
+            prompt[begin:end], winner[begin:end], loser[begin:end], responses, table.size - 1,
+            places[: end - begin],
+        )  # fmt: skip
+        for k in range(end - begin):
+            prefetch(table, places[k])
+        for k in range(end - begin):
+            table[places[k]] += 1
+
+
+@EXACT
+def _add(part: CountArray, table: FloatArray, first: bool) -> None:
+    """Add to the table, or write what is the first."""
+    if first:
+        for k in range(table.size):
+            table[k] = part[k]
+    else:
+        for k in range(table.size):
+            table[k] += part[k]
 
 
 @EXACT
@@ -160,19 +183,21 @@ def _from_rows(data: PreferenceData) -> tuple[Tables, int]:
     x, y = data.n_prompts, data.n_responses
     columns = (data.prompt, data.chosen, data.rejected)
     workers = min(get_threads(), max(1, len(data) // _WORTH_A_THREAD))
-    cuts = [len(data) * k // workers for k in range(workers + 1)]
-    parts = [np.zeros(x * y * (y - 1) + 1) for _ in range(workers)]
-    calls = [(*(c[cuts[k] : cuts[k + 1]] for c in columns), y, parts[k]) for k in range(workers)]
-    equal = sum(in_parallel(_fill, calls))
-    table = parts[0]
-    for part in parts[1:]:
-        # Whole numbers: their sum does not depend on who counted what.
-        table += part
+    shares = max(workers, -(-len(data) // _MOST_ROWS))
+    cuts = [len(data) * k // shares for k in range(shares + 1)]
+    parts = [np.zeros(x * y * (y - 1) + 1, dtype=np.int32) for _ in range(shares)]
+    calls = [(*(c[cuts[k] : cuts[k + 1]] for c in columns), y, parts[k]) for k in range(shares)]
+    in_parallel(_count, calls)
+    # Whole numbers: their sum does not depend on who counted what.
+    table = np.empty(parts[0].size)
+    for k, part in enumerate(parts):
+        _add(part, table, k == 0)
+    equal, table[-1] = int(table[-1]), 0.0
     start, size, first = (np.empty(x, dtype=np.int64) for _ in range(3))
     members = np.empty(x * y, dtype=np.int64)
     compared = np.empty((x, y), dtype=np.bool_)
     _squeeze(table, compared, start, size, members, first)
-    return Tables(0, table, start, size, members, first, compared), int(equal)
+    return Tables(0, table, start, size, members, first, compared), equal
 
 
 # ---- counts, in tables over the responses that a prompt compares -------------------------------

@@ -1,0 +1,39 @@
+"""Counting rows into the tables of the reward fits."""
+
+import numpy as np
+import pytest
+
+from rlhfsim.data import PreferenceData
+from rlhfsim.rewards.compiled import tables
+from rlhfsim.threads import get_threads, set_threads
+
+
+@pytest.fixture(params=[1, 2, 3])
+def threads(request):
+    before = get_threads()
+    set_threads(request.param)
+    yield request.param
+    set_threads(before)
+
+
+def rows(n, prompts=3, responses=4):
+    rng = np.random.default_rng(n)
+    high = np.array([prompts, responses, responses])
+    return PreferenceData(*rng.integers(0, high[:, None], (3, n)), (prompts, responses))
+
+
+@pytest.mark.parametrize("n", [1, 7, 1023, 1024, 1025, 200_000])
+@pytest.mark.parametrize("most", [1 << 31, 1000])
+def test_rows_are_counted_as_numpy_counts_them(n, most, threads, monkeypatch):
+    """Also where one table of 32-bit numbers is too small, and for any number of threads."""
+    monkeypatch.setattr(tables, "_MOST_ROWS", most)
+    data = rows(n)
+    wins = np.zeros((3, 4, 4))
+    np.add.at(wins, (data.prompt, data.chosen, data.rejected), 1.0)
+    (found,), equal = tables.tabulate(data)
+    assert equal == np.trace(wins, axis1=1, axis2=2).sum()
+    for x in range(3):
+        group = found.group(x)
+        np.fill_diagonal(wins[x], 0.0)
+        np.testing.assert_array_equal(group.wins, wins[x][np.ix_(group.responses, group.responses)])
+        assert group.wins.sum() == wins[x].sum()
