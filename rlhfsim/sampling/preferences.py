@@ -38,7 +38,7 @@ def sample_preferences(
     `P(y1 beats y2 | x) = sigma(r*(x, y1) - r*(x, y2))`.  Draws are from weights divided by their
     sum, right to about 1e-15; a response of probability 0 is never drawn.  The data are a function
     of the state of `rng` alone, whatever the number of threads.  Memory is that of the result and
-    some 20 bytes for each of the `X Y` responses of each policy.
+    12 bytes for each of the `X Y` responses of each policy.
 
     Parameters
     ----------
