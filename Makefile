@@ -28,10 +28,11 @@ lint: $(VENV)/.lint ## check format, lint and types
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-bench: $(VENV)/.bench ## measure solver and reward fits against their peers (writes benchmarks/*.md)
+bench: $(VENV)/.bench ## measure against what people use today (writes benchmarks/*.md)
 	$(BIN)/python benchmarks/wright_omega.py
 	$(BIN)/python benchmarks/bench_solve.py
 	$(BIN)/python benchmarks/bench_rewards.py
+	$(BIN)/python benchmarks/bench_sampling.py
 
 paper: $(VENV)/.core ## reproduce the numbers of every paper in paper_repro/
 	@for folder in paper_repro/*/; do \

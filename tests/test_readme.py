@@ -11,12 +11,12 @@ TEXT = (ROOT / "README.md").read_text()
 def test_python_blocks_run_and_print_what_they_say(capsys):
     namespace = {}
     blocks = re.findall(r"```python\n(.*?)```", TEXT, re.S)
-    assert len(blocks) == 7
+    assert len(blocks) == 8
     for block in blocks:
         exec(compile(block, "README.md", "exec"), namespace)
     printed = capsys.readouterr().out
     lines = printed.splitlines()
-    for expected in ("(3, 6) True", "(12, 6) 12", "True", "2.0", "[0.6363 0.2047 0.1589]"):
+    for expected in ("(3, 6) True", "(12, 6) 12", "True", "2.0", "[0.6363 0.2047 0.1589]", "[-1]"):
         assert expected in lines
     assert "(200, 3, 6)" in printed
     capped = float(lines[lines.index("True") + 2])

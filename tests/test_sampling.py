@@ -12,7 +12,12 @@ from scipy.special import expit
 
 from rlhfsim.bandit import ContextualBandit
 from rlhfsim.instances import random_bandit
-from rlhfsim.preferences import BradleyTerry, LabelNoise, random_preference
+from rlhfsim.preferences import (
+    BradleyTerry,
+    LabelNoise,
+    TrajectoryPreference,
+    random_preference,
+)
 from rlhfsim.sampling import (
     sample_demonstrations,
     sample_preferences,
@@ -176,12 +181,24 @@ def test_any_preference_model_labels(bandit, grouped):
         BradleyTerry(REWARD, 2.5),
         LabelNoise(BradleyTerry(REWARD), 0.2),
         random_preference(rng, (3, 4)),
+        TrajectoryPreference(np.stack([REWARD, -0.4 * REWARD], axis=-1), 0.5),
     )
     both = RHO[:, None, None] * REFERENCE[:, :, None] * REFERENCE[:, None, :]
     for model in models:
         cells = 2 * both * model.tensor()
         data = sample_preferences(bandit, 200_000, rng, model=model, grouped=grouped)
         assert_law(data, cells)
+
+
+def test_trajectories_are_labelled_by_their_sums(bandit):
+    steps = np.stack([REWARD, -0.4 * REWARD], axis=-1)
+    model = TrajectoryPreference(steps, 0.5)
+    fast, sums = (
+        sample_preferences(bandit, 5000, np.random.default_rng(25), model=kind)
+        for kind in (model, BradleyTerry(model.reward, 0.5))
+    )
+    for name in ("prompt", "chosen", "rejected"):
+        np.testing.assert_array_equal(getattr(fast, name), getattr(sums, name))
 
 
 def test_fast_labels_are_those_of_the_general_route(bandit):

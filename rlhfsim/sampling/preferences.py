@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 from rlhfsim.bandit import ContextualBandit
 from rlhfsim.checks import FloatArray, IntArray
 from rlhfsim.data import PreferenceData
-from rlhfsim.preferences import BradleyTerry, PreferenceModel
+from rlhfsim.preferences import BradleyTerry, PreferenceModel, TrajectoryPreference
 from rlhfsim.sampling.inputs import as_policy, as_request
 
 if TYPE_CHECKING:
@@ -105,6 +105,8 @@ def _bradley_terry(
         raise ValueError(
             f"model has shape {tuple(model.shape)}; it must have the bandit's, {bandit.shape}"
         )
+    if type(model) is TrajectoryPreference:
+        model = model.bradley_terry
     # A subclass may label as it likes.
     return (model.reward, model.temperature) if type(model) is BradleyTerry else None
 
