@@ -97,6 +97,14 @@ def test_members_depend_neither_on_their_number_nor_on_the_order_of_rows():
     assert not np.array_equal(five.rewards[0], five.rewards[1])
 
 
+def test_each_member_has_its_own_generator():
+    wins = np.array([[[0.0, 8.0], [5.0, 0.0]]])
+    ensemble = bootstrap(counts_of(wins), WinCounts(), 6, np.random.default_rng(3))
+    for member, own in enumerate(np.random.default_rng(3).spawn(6)):
+        first, second, _ = own.multinomial(13, [8 / 13, 5 / 13, 0.0])
+        np.testing.assert_array_equal(ensemble.rewards[member], [[first, second]])
+
+
 def test_linear_models_and_finite_classes_resample_too():
     wins = wins_of()
     features = np.random.default_rng(2).normal(size=(2, 3, 2))
@@ -130,8 +138,14 @@ def test_bad_bootstraps_are_refused():
         ((data, Tabular(ridge=1.0), 0, rng), "members is 0; it must be at least 1"),
         ((data, Tabular(ridge=1.0), 2.0, rng), "members is 2.0; it must be an integer"),
         ((data, Tabular(ridge=1.0), 3, 0), "rng is a int"),
-        ((counts_of([[[0, 0.5], [0.5, 0]]]), Tabular(ridge=1.0), 3, rng), "a count of 0.5"),
-        ((counts_of([[[0.5, 1], [1, 0]]]), Tabular(ridge=1.0), 3, rng), "a count of 0.5"),
+        (
+            (counts_of([[[0, 2], [0.5, 0]]]), Tabular(ridge=1.0), 3, rng),
+            r"count\[1\] is 0.5; .*whole",
+        ),
+        (
+            (counts_of([[[0.5, 1], [1, 0]]]), Tabular(ridge=1.0), 3, rng),
+            "equal_pairs is 0.5; .*whole",
+        ),
         ((counts_of(np.zeros((1, 2, 2))), Tabular(ridge=1.0), 3, rng), "data has no rows"),
     ]
     for arguments, message in cases:

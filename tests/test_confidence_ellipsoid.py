@@ -3,6 +3,7 @@
 import copy
 import pickle
 
+import mpmath
 import numpy as np
 import pytest
 from confidence_data import counts_of, data_of, draw_wins
@@ -241,8 +242,12 @@ def test_self_normalized_bound_is_its_formula():
     )
     with pytest.raises(ValueError, match="square"):
         self_normalized_bound(np.ones((1, 2)), 0.7, 0.05)
-    with pytest.raises(ValueError, match="determinant"):
-        self_normalized_bound(np.diag([1.0, -1.0]), 0.7, 0.05)
+    # A determinant cannot tell these from positive definite ones that contain the regularization.
+    for diagonal, least in (((1.0, -1.0), -1.0), ((-1.0, -1.0), -1.0), ((9.0, 0.6), 0.6)):
+        with pytest.raises(ValueError, match=rf"eigenvalue {least}; it must be at least 0.7"):
+            self_normalized_bound(np.diag(diagonal), 0.7, 0.05)
+    with pytest.raises(ValueError, match=r"covariance\[0, 1\] is 1.0 .* it must be symmetric"):
+        self_normalized_bound([[2.0, 1.0], [0.0, 2.0]], 0.7, 0.05)
     with pytest.raises(ValueError, match=r"regularization is 0.0"):
         self_normalized_bound(np.eye(2), 0.0, 0.05)
 
@@ -369,3 +374,17 @@ def test_bad_input_is_refused():
         estimation_radius(
             1.0, norm_bound=1.0, estimate_norm=1.0, margin=-1.0, ridge=0.0, regularization=1.0
         )
+    with pytest.raises(ValueError, match=r"margin is 701.0; it must be at most 700"):
+        estimation_radius(
+            1.0, norm_bound=1.0, estimate_norm=1.0, margin=701.0, ridge=0.0, regularization=1.0
+        )
+
+
+def test_the_radius_at_the_largest_margin_is_finite():
+    found = estimation_radius(
+        0.5, norm_bound=2.0, estimate_norm=1.0, margin=700.0, ridge=0.0, regularization=1.0
+    )
+    with mpmath.workdps(400):
+        kappa = 1 / (2 + mpmath.exp(700) + mpmath.exp(-700))
+        half = mpmath.mpf(0.5) / (2 * kappa)
+        assert found == pytest.approx(float(half + mpmath.sqrt(half**2 + 9)), rel=1e-13)

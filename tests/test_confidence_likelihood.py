@@ -4,6 +4,7 @@ import copy
 import pickle
 
 import cvxpy as cp
+import mpmath
 import numpy as np
 import pytest
 from confidence_data import counts_of, data_of, draw_wins, log_likelihood_of
@@ -13,13 +14,14 @@ from scipy.optimize import brentq, minimize
 from scipy.special import entr, expit
 from scipy.stats import chi2
 
-from rlhfsim.rewards import FiniteClass, MLEDoesNotExistError, Tabular, fit_reward
+from rlhfsim.rewards import FiniteClass, FirstResponse, MLEDoesNotExistError, Tabular, fit_reward
 from rlhfsim.rewards.confidence import (
     ConfidenceSet,
     ProfileError,
     TabularLikelihoodSet,
     finite_likelihood_set,
     likelihood_ratio_set,
+    profile,
     tabular_likelihood_set,
     wilks_radius,
 )
@@ -135,6 +137,40 @@ def test_bounds_of_one_pair_solve_a_scalar_equation(won, lost, radius):
     np.testing.assert_allclose(found.bounds([[1.0, -1.0]]), (low, high), rtol=1e-9, atol=1e-11)
 
 
+@pytest.mark.parametrize("radius", [0.1, 5.0, 30.0, 60.0, 90.0, 200.0, 600.0, 900.0])
+@pytest.mark.parametrize("weights", [(1.0, 1.0), (0.01, -2.0), (0.3, -0.4), (-0.7, -0.1)])
+def test_bounds_of_two_pairs_follow_the_multiplier(radius, weights):
+    """Each pair has `sigma(gap) = (won - s w)/n`; s, close to its limit, from high precision.
+
+    Far out one pair alone pays for the radius; its curvature is `exp(-margin)`, below rounding.
+    """
+    won, lost = (3, 40), (2, 60)
+    found = TabularLikelihoodSet(
+        counts_of([[[0, a], [b, 0]] for a, b in zip(won, lost, strict=True)]), radius
+    )
+    with mpmath.workdps(500):
+        limit = min(
+            mpmath.mpf(a if w > 0 else b) / abs(mpmath.mpf(w))
+            for a, b, w in zip(won, lost, weights, strict=True)
+        )
+
+        def state(t):
+            s, value, drop = limit * (1 - mpmath.exp(-t)), mpmath.mpf(0), mpmath.mpf(0)
+            for a, b, w in zip(won, lost, weights, strict=True):
+                p, best = (a - s * w) / (a + b), mpmath.mpf(a) / (a + b)
+                value += w * mpmath.log(p / (1 - p))
+                drop += a * mpmath.log(best / p) + b * mpmath.log((1 - best) / (1 - p))
+            return value, drop
+
+        low, high = mpmath.mpf(0), mpmath.mpf(1000)
+        for _ in range(150):
+            middle = (low + high) / 2
+            low, high = (middle, high) if state(middle)[1] < radius else (low, middle)
+        expected = float(state(low)[0])
+    got = found.minimize([[w, -w] for w in weights])
+    assert got.value == pytest.approx(expected, rel=1e-11)
+
+
 def by_cvxpy(wins, weights, radius, best):
     """Return the minimum by an interior-point method on the exponential cone."""
     prompts, responses = weights.shape
@@ -221,6 +257,40 @@ def test_the_dual_program_confirms_every_bound(seed, log_radius, prompts, respon
     assert lower == pytest.approx(least.value, abs=1e-8 * max(1.0, away))
 
 
+@given(SEEDS, st.floats(2, 6), st.integers(1, 3), st.integers(2, 4))
+def test_far_bounds_are_certified_and_confirmed_by_the_dual_program(
+    seed, log_radius, prompts, responses
+):
+    """Regions in which some curvatures are below rounding, with few wins and weights apart."""
+    rng = np.random.default_rng(seed)
+    wins = np.ceil(rng.exponential(10.0, (prompts, responses, responses)))
+    wins *= ~np.eye(responses, dtype=bool)
+    radius = float(np.exp(log_radius))
+    found = TabularLikelihoodSet(counts_of(wins), radius)
+    weights = balanced(rng, found.reward.shape) * 10.0 ** rng.uniform(-1, 1, (prompts, 1))
+    least = found.minimize(weights)
+    best = log_likelihood_of(wins, found.reward)
+    assert best - log_likelihood_of(wins, least.reward) == pytest.approx(radius, rel=1e-11)
+    lower, off = dual_value(wins, least.reward, weights, radius, best)
+    away = (weights * (found.reward - least.reward)).sum()
+    assert off < 1e-8 * np.abs(weights).max()
+    assert lower == pytest.approx(least.value, abs=1e-8 * max(1.0, away))
+
+
+@pytest.mark.parametrize("steps", [3, 4, 5])
+def test_the_gap_of_a_search_cut_short_is_its_error(monkeypatch, steps):
+    """Duality: the minimum lies within the gap, which is not much larger than it has to be."""
+    monkeypatch.setattr(profile, "RELATIVE_GAP", np.inf)
+    found = TabularLikelihoodSet(counts_of([[[0, 4, 9], [7, 0, 2], [3, 8, 0]]]), 40.0)
+    weights = np.array([[0.2, -0.5, 0.3]])
+    exact = found.minimize(weights)
+    monkeypatch.setattr(profile, "_OUTER_STEPS", steps)
+    early = found.minimize(weights)
+    error = abs(early.value - exact.value)
+    assert error > 1e3 * exact.gap
+    assert 0.999 * error <= early.gap <= 1.5 * error
+
+
 @given(SEEDS)
 def test_no_reward_of_the_set_leaves_its_bounds(seed):
     rng, _, wins = random_problem(seed)
@@ -268,6 +338,8 @@ def test_bounds_do_not_depend_on_order_scale_or_constants():
     shifted = found.reward + np.array([[3.0], [-1e3]])
     assert found.deficit(shifted) == pytest.approx(0.0, abs=1e-9)
     assert found.bounds(np.zeros(found.reward.shape)) == (0.0, 0.0)
+    # Sums within the tolerance stand for rewards of mean 0, where a common weight has no effect.
+    np.testing.assert_allclose(found.bounds(weights + 1e-10), (low, high), rtol=1e-13)
 
 
 def test_the_middle_is_the_maximum_likelihood_reward():
@@ -358,6 +430,8 @@ def test_one_entry_point_for_both_classes():
     for model in (Tabular(r_max=1.0), Tabular(ridge=1.0)):
         with pytest.raises(ValueError, match="without a bound or ridge"):
             likelihood_ratio_set(data, model, 0.1)
+    with pytest.raises(ValueError, match=r"model is .*; it must be Tabular\(\) without a gauge"):
+        likelihood_ratio_set(data, Tabular(gauge=FirstResponse()), 0.1)
     with pytest.raises(ValueError, match="it must be a FiniteClass or Tabular"):
         likelihood_ratio_set(data, None, 0.1)
 

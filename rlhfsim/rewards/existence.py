@@ -96,13 +96,12 @@ def require_mle(group: PromptWins) -> None:
     labels = strong_components(group.wins)
     if labels.max() == 0:
         return
-    members, relation = _separated(group.wins, labels)
+    members, beats, loses = separated(group.wins, labels)
+    relation = "never lose to" if beats else "never beat" if loses else "are never compared with"
     responses = tuple(int(i) for i in group.responses[members])
-    named = ", ".join(str(i) for i in responses[:_NAMED_AT_MOST])
-    more = f" and {len(responses) - _NAMED_AT_MOST} more" if len(responses) > _NAMED_AT_MOST else ""
     raise MLEDoesNotExistError(
         f"the maximum likelihood reward of prompt {group.prompt} does not exist: "
-        f"responses [{named}{more}] {relation} its other compared responses; {cure}",
+        f"responses {listed(responses)} {relation} its other compared responses; {cure}",
         group.prompt,
         responses,
     )
@@ -113,10 +112,28 @@ def _components(wins: FloatArray, connection: Literal["strong", "weak"]) -> IntA
     return np.asarray(labels, dtype=np.int64)
 
 
-def _separated(wins: FloatArray, labels: IntArray) -> tuple[BoolArray, str]:
-    """Return the smallest component that loses or wins nothing outside, and which it is.
+def listed(responses: tuple[int, ...]) -> str:
+    """Return the responses for a message, at most ten of them by name."""
+    named = ", ".join(str(y) for y in responses[:_NAMED_AT_MOST])
+    rest = len(responses) - _NAMED_AT_MOST
+    return f"[{named} and {rest} more]" if rest > 0 else f"[{named}]"
+
+
+def separated(wins: FloatArray, labels: IntArray) -> tuple[BoolArray, bool, bool]:
+    """Return the smallest component that does not both beat and lose to others.
 
     Among equally small ones, one that never loses comes first.
+
+    Parameters
+    ----------
+    wins : (K, K) array
+    labels : (K,) array of integers
+        Its `strong_components`, at least two.
+
+    Returns
+    -------
+    (K,) array of bool, bool, bool
+        The members; whether they beat one outside; whether they lose to one.
     """
     found = []
     for label in range(int(labels.max()) + 1):
@@ -124,9 +141,6 @@ def _separated(wins: FloatArray, labels: IntArray) -> tuple[BoolArray, str]:
         loses = bool(wins[np.ix_(~members, members)].any())
         beats = bool(wins[np.ix_(members, ~members)].any())
         if not (loses and beats):
-            relation = (
-                "never lose to" if beats else "never beat" if loses else "are never compared with"
-            )
-            found.append((int(members.sum()), loses, label, relation))
-    _, _, label, relation = min(found)
-    return labels == label, relation
+            found.append((int(members.sum()), loses, label, beats))
+    _, loses, label, beats = min(found)
+    return labels == label, beats, loses

@@ -12,6 +12,8 @@ from rlhfsim.data import RankingData
 from rlhfsim.rewards import flow_newton
 from rlhfsim.rewards.existence import (
     MLEDoesNotExistError,
+    listed,
+    separated,
     strong_components,
     strongly_connected,
     weak_components,
@@ -19,16 +21,10 @@ from rlhfsim.rewards.existence import (
 from rlhfsim.rewards.ranking_counts import PromptRankings, RankingCounts, as_ranking_counts
 from rlhfsim.rewards.ranking_flows import RankingFlows, log_likelihood, stationarity
 from rlhfsim.rewards.result import RewardFit, RewardFitError
-
-#: Largest bound whose pull, of order `exp(-r_max)`, a float64 can hold.
-LARGEST_R_MAX = 700.0
-
-#: Smallest ridge; see `Tabular`.
-SMALLEST_RIDGE = 1e-60
+from rlhfsim.rewards.tabular import freeze_bound_or_ridge
 
 _KKT_PER_RANKING = 1e-10
 _STEP_TOLERANCE = 1e-6
-_NAMED_AT_MOST = 10
 
 
 @dataclass(frozen=True)
@@ -73,21 +69,7 @@ class PlackettLuce:
 
     def __post_init__(self) -> None:
         """Validate."""
-        if self.r_max is not None and self.ridge is not None:
-            raise ValueError(
-                f"r_max is {self.r_max!r} and ridge is {self.ridge!r}; at most one may be given"
-            )
-        for name in ("r_max", "ridge"):
-            value = getattr(self, name)
-            if value is not None:
-                object.__setattr__(self, name, checks.positive_number(name, value))
-        if self.r_max is not None and self.r_max > LARGEST_R_MAX:
-            raise ValueError(
-                f"r_max is {self.r_max!r}; it must be at most {LARGEST_R_MAX:g}, "
-                "above which exp(-r_max) underflows"
-            )
-        if self.ridge is not None and self.ridge < SMALLEST_RIDGE:
-            raise ValueError(f"ridge is {self.ridge!r}; it must be at least {SMALLEST_RIDGE:g}")
+        freeze_bound_or_ridge(self)
 
     def fit(
         self, data: RankingData | RankingCounts, rng: np.random.Generator | None = None
@@ -191,22 +173,12 @@ def _missing(group: PromptRankings, wins: FloatArray) -> MLEDoesNotExistError:
             group.prompt,
             (),
         )
-    labels = strong_components(wins)
-    found = []
-    for label in range(int(labels.max()) + 1):
-        inside = labels == label
-        below = bool(wins[np.ix_(~inside, inside)].any())
-        above = bool(wins[np.ix_(inside, ~inside)].any())
-        if not (below and above):
-            relation = "below" if above else "above" if below else "together with"
-            found.append((int(inside.sum()), below, label, relation))
-    _, _, label, relation = min(found)
-    responses = tuple(int(y) for y in group.responses[labels == label])
-    named = ", ".join(str(y) for y in responses[:_NAMED_AT_MOST])
-    more = f" and {len(responses) - _NAMED_AT_MOST} more" if len(responses) > _NAMED_AT_MOST else ""
+    members, beats, loses = separated(wins, strong_components(wins))
+    relation = "below" if beats else "above" if loses else "together with"
+    responses = tuple(int(y) for y in group.responses[members])
     return MLEDoesNotExistError(
         f"the maximum likelihood reward of prompt {group.prompt} does not exist: responses "
-        f"[{named}{more}] are never ranked {relation} its other compared responses; {cure}",
+        f"{listed(responses)} are never ranked {relation} its other compared responses; {cure}",
         group.prompt,
         responses,
     )

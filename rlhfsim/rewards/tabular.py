@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -69,21 +69,7 @@ class Tabular:
 
     def __post_init__(self) -> None:
         """Validate."""
-        if self.r_max is not None and self.ridge is not None:
-            raise ValueError(
-                f"r_max is {self.r_max!r} and ridge is {self.ridge!r}; at most one may be given"
-            )
-        for name in ("r_max", "ridge"):
-            value = getattr(self, name)
-            if value is not None:
-                object.__setattr__(self, name, checks.positive_number(name, value))
-        if self.r_max is not None and self.r_max > LARGEST_R_MAX:
-            raise ValueError(
-                f"r_max is {self.r_max!r}; it must be at most {LARGEST_R_MAX:g}, "
-                "above which exp(-r_max) underflows"
-            )
-        if self.ridge is not None and self.ridge < SMALLEST_RIDGE:
-            raise ValueError(f"ridge is {self.ridge!r}; it must be at least {SMALLEST_RIDGE:g}")
+        freeze_bound_or_ridge(self)
         if self.gauge is not None:
             as_gauge("gauge", self.gauge)
             if self.r_max is not None:
@@ -180,6 +166,31 @@ class Tabular:
                 return np.clip(start + self.r_max / 2, lower, upper), length
         # From here on some response is pinned at each end, so the maximiser is unique.
         return newton.minimize(wins, start + upper / 2, lower, upper, 0.0)
+
+
+def freeze_bound_or_ridge(model: Any) -> None:
+    """Check the `r_max` and the `ridge` of a frozen model, of which at most one may be given.
+
+    Raises
+    ------
+    ValueError
+        If both are given, or either is out of range.
+    """
+    if model.r_max is not None and model.ridge is not None:
+        raise ValueError(
+            f"r_max is {model.r_max!r} and ridge is {model.ridge!r}; at most one may be given"
+        )
+    for name in ("r_max", "ridge"):
+        value = getattr(model, name)
+        if value is not None:
+            object.__setattr__(model, name, checks.positive_number(name, value))
+    if model.r_max is not None and model.r_max > LARGEST_R_MAX:
+        raise ValueError(
+            f"r_max is {model.r_max!r}; it must be at most {LARGEST_R_MAX:g}, "
+            "above which exp(-r_max) underflows"
+        )
+    if model.ridge is not None and model.ridge < SMALLEST_RIDGE:
+        raise ValueError(f"ridge is {model.ridge!r}; it must be at least {SMALLEST_RIDGE:g}")
 
 
 @dataclass

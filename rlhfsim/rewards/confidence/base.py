@@ -19,7 +19,7 @@ class Minimum(Frozen):
 
     #: `min_r sum_xy weights(x, y) r(x, y)`, in reward units times units of the weights.
     value: float
-    #: (X, Y) reward of the set that attains it.
+    #: (X, Y) reward that attains it, on the boundary of the set to rounding.
     reward: FloatArray
     #: The true minimum is at least `value - gap`; 0 where a closed form gives it to rounding.
     gap: float

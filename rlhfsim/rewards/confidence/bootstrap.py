@@ -105,12 +105,7 @@ class Ensemble(Frozen):
 
         Source: Efron and Tibshirani 1993, chapter 13.
         """
-        level = as_level(delta)
-        if level * (len(self) + 1) < 2.0:
-            raise ValueError(
-                f"delta is {level!r} and there are {len(self)} members; "
-                f"it must be at least 2/(M + 1) = {2 / (len(self) + 1):.6g}"
-            )
+        level = self._as_level(delta, ends=2)
         ends = (level / 2.0, 1.0 - level / 2.0)
         low, high = np.quantile(self.values(weights), ends, method="weibull")
         return float(low), float(high)
@@ -143,12 +138,7 @@ class Ensemble(Frozen):
         Source: Montiel Olea and Plagborg-Moller 2019 (J. Appl. Econometrics 34, 1), sup-t bands.
         """
         r = checks.as_matrix("reward", reward, self.reward.shape)
-        level = as_level(delta)
-        if level * (len(self) + 1) < 1.0:
-            raise ValueError(
-                f"delta is {level!r} and there are {len(self)} members; "
-                f"it must be at least 1/(M + 1) = {1 / (len(self) + 1):.6g}"
-            )
+        level = self._as_level(delta, ends=1)
         away = _centred(self.rewards - self.reward)
         spread = away.std(axis=0, ddof=1) if len(self) > 1 else np.zeros(self.reward.shape)
         # A response that no member disagrees on varies by rounding alone.
@@ -157,6 +147,16 @@ class Ensemble(Frozen):
         limit = float(np.quantile(statistic, 1.0 - level, method="weibull"))
         found = np.abs(_centred(r - self.reward)) / np.maximum(spread, floor)
         return bool(found.max() <= limit)
+
+    def _as_level(self, delta: float, ends: int) -> float:
+        """Return `delta`, of which each of so many ends needs at least `1/(M + 1)`."""
+        level, least = as_level(delta), ends / (len(self) + 1)
+        if level < least:
+            raise ValueError(
+                f"delta is {level!r} and there are {len(self)} members; "
+                f"it must be at least {ends}/(M + 1) = {least:.6g}"
+            )
+        return level
 
 
 def bootstrap(
@@ -211,13 +211,14 @@ def bootstrap(
 def _cells(counts: PairCounts) -> FloatArray:
     """Return the counts of all cells of the multinomial, the last that of equal pairs."""
     cells = np.append(counts.count, counts.equal_pairs)
-    whole = np.isfinite(cells) & (cells == np.floor(cells))
-    if not whole.all():
-        first = cells[int((~whole).argmax())].item()
+    broken = cells != np.floor(cells)
+    if broken.any():
+        first = int(broken.argmax())
+        name = f"count[{first}]" if first < len(counts.count) else "equal_pairs"
         raise ValueError(
-            f"data has a count of {first!r}; counts must be whole numbers to be resampled"
+            f"data.{name} is {cells[first].item()!r}; counts must be whole numbers to be resampled"
         )
-    if not cells.sum() > 0:
+    if cells.sum() == 0:
         raise ValueError("data has no rows; it must have at least one")
     return cells
 

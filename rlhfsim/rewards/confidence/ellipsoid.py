@@ -130,8 +130,8 @@ class Ellipsoid(Frozen):
         return np.asarray(solve_triangular(self._factor, scaled, lower=True))
 
 
-def _factorise(sigma: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Return the scale and the lower triangular factor of a covariance."""
+def require_symmetric(sigma: FloatArray) -> None:
+    """Raise unless a square covariance is symmetric to rounding."""
     off = np.abs(sigma - sigma.T)
     if off.max() > SYMMETRY_TOLERANCE * np.abs(sigma).max():
         i, j = (int(k) for k in np.unravel_index(int(off.argmax()), off.shape))
@@ -139,6 +139,11 @@ def _factorise(sigma: FloatArray) -> tuple[FloatArray, FloatArray]:
             f"covariance[{i}, {j}] is {sigma[i, j].item()!r} and covariance[{j}, {i}] is "
             f"{sigma[j, i].item()!r}; it must be symmetric"
         )
+
+
+def _factorise(sigma: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Return the scale and the lower triangular factor of a covariance."""
+    require_symmetric(sigma)
     diagonal = sigma.diagonal()
     if (diagonal <= 0).any():
         first = int((diagonal <= 0).argmax())

@@ -37,7 +37,7 @@ def likelihood_ratio_set(
         For `Tabular()` when a set of linked responses has no finite estimate.
     ValueError
         Bad input, by name, rule and value; a box or a ridge, under which Wilks's theorem does not
-        hold.
+        hold, or a gauge, which a set of rewards up to constants does not have.
 
     Source: arXiv 2305.14816; Wilks 1938.
     """
@@ -49,5 +49,10 @@ def likelihood_ratio_set(
         raise ValueError(
             f"model is {model!r}; it must be Tabular() without a bound or ridge, under which "
             "the likelihood ratio is not chi-squared"
+        )
+    if model.gauge is not None:
+        raise ValueError(
+            f"model is {model!r:.80}; it must be Tabular() without a gauge, since the set holds "
+            "rewards whatever their constants"
         )
     return tabular_likelihood_set(data, delta)

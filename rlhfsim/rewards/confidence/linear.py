@@ -55,13 +55,19 @@ from rlhfsim.checks import FloatArray
 from rlhfsim.data import PairCounts, PreferenceData
 from rlhfsim.data.counts import as_counts
 from rlhfsim.rewards.confidence.base import as_level, as_log_level
-from rlhfsim.rewards.confidence.ellipsoid import Ellipsoid
+from rlhfsim.rewards.confidence.ellipsoid import Ellipsoid, require_symmetric
 from rlhfsim.rewards.features import blocks, compare, design_covariance, require_shape
 from rlhfsim.rewards.linear import Linear
 from rlhfsim.rewards.result import RewardFit
 
+#: Largest margin whose curvature, of order `exp(-margin)`, a float64 can hold.
+LARGEST_MARGIN = 700.0
+
 #: A norm this close to the bound, as a share of it, lies on it.
 _ON_BOUND = 1e-9
+
+#: Error of an eigenvalue, as a share of the largest.
+_EIGENVALUE_ROUNDING = 1e-12
 
 
 def self_normalized_bound(covariance: FloatArray, regularization: float, delta: float) -> float:
@@ -81,7 +87,7 @@ def self_normalized_bound(covariance: FloatArray, regularization: float, delta: 
     Raises
     ------
     ValueError
-        Bad input, or a covariance that is not positive definite.
+        Bad input, or a covariance with an eigenvalue below lambda.
 
     Source: Abbasi-Yadkori, Pal and Szepesvari 2011 (NeurIPS), theorem 1, R = 1/2.
     """
@@ -89,10 +95,16 @@ def self_normalized_bound(covariance: FloatArray, regularization: float, delta: 
     sigma = checks.as_matrix("covariance", covariance)
     if sigma.shape[0] != sigma.shape[1]:
         raise ValueError(f"covariance has shape {sigma.shape}; it must be square")
-    sign, log_determinant = np.linalg.slogdet(sigma / weight)
-    if sign <= 0:
-        raise ValueError("covariance has a determinant that is not positive; it must be positive")
-    return math.sqrt(0.5 * (0.5 * max(float(log_determinant), 0.0) + as_log_level(delta)))
+    require_symmetric(sigma)
+    values = np.linalg.eigvalsh(sigma)
+    if values[0] < weight - _EIGENVALUE_ROUNDING * values[-1]:
+        raise ValueError(
+            f"covariance has smallest eigenvalue {values[0].item()!r}; it must be at least "
+            f"{weight!r}, the regularization that it contains"
+        )
+    log_determinant = float(np.linalg.slogdet(sigma / weight)[1])
+    # At least 0, since no eigenvalue is below lambda but for rounding.
+    return math.sqrt(0.5 * (0.5 * max(log_determinant, 0.0) + as_log_level(delta)))
 
 
 def estimation_radius(
@@ -118,7 +130,7 @@ def estimation_radius(
     estimate_norm : float
         `||theta_hat||`.
     margin : float
-        V, at least every `|<theta_hat, d_i>|` and `|<theta*, d_i>|`.
+        V, at least every `|<theta_hat, d_i>|` and `|<theta*, d_i>|`; at most 700.
     ridge : float
         c, not negative.
     regularization : float
@@ -128,6 +140,11 @@ def estimation_radius(
     -------
     float, without unit
 
+    Raises
+    ------
+    ValueError
+        Bad input, by name, rule and value.
+
     Source: derived here.
     """
     slack = checks.positive_number("noise", noise, zero=True)
@@ -136,9 +153,14 @@ def estimation_radius(
     v = checks.positive_number("margin", margin, zero=True)
     c = checks.positive_number("ridge", ridge, zero=True)
     weight = checks.positive_number("regularization", regularization)
+    if v > LARGEST_MARGIN:
+        raise ValueError(
+            f"margin is {v!r}; it must be at most {LARGEST_MARGIN:g}, above which the curvature of "
+            "the likelihood underflows and no radius is finite"
+        )
     kappa = 1.0 / (2.0 + math.exp(v) + math.exp(-v))
     half = (slack + c * bound / math.sqrt(weight)) / (2.0 * kappa)
-    return half + math.sqrt(half**2 + (norm + bound) ** 2 * max(weight - c / kappa, 0.0))
+    return half + math.hypot(half, (norm + bound) * math.sqrt(max(weight - c / kappa, 0.0)))
 
 
 def ellipsoid(
@@ -176,8 +198,8 @@ def ellipsoid(
     Raises
     ------
     ValueError
-        Bad input, by name, rule and value; a bound below that of the model; a fit of something
-        else.
+        Bad input, by name, rule and value; a `norm_bound` above the model's; a fit of something
+        else; margins above 700, for which `reward_gap` may help.
 
     Source: derived here, from Abbasi-Yadkori, Pal and Szepesvari 2011, theorem 1.
     """

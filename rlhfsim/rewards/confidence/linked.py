@@ -40,7 +40,15 @@ class LinkedSets:
 
 
 def linked_sets(counts: PairCounts) -> LinkedSets:
-    """Return the linked sets of the compared responses."""
+    """Return the linked sets of the compared responses.
+
+    Raises
+    ------
+    ValueError
+        For data that compare no two different responses.
+    """
+    if len(counts.count) == 0:
+        raise ValueError("data compares no two different responses, so it bounds no reward")
     responses = counts.shape[1]
     ends = np.concatenate((counts.winner, counts.loser))
     cells, node = np.unique(np.tile(counts.prompt, 2) * responses + ends, return_inverse=True)
@@ -49,7 +57,7 @@ def linked_sets(counts: PairCounts) -> LinkedSets:
     number, found = connected_components(graph, directed=False)
     label = np.asarray(found, dtype=np.int64)
     order = np.argsort(label, kind="stable")
-    sizes = np.bincount(label, minlength=number)
+    sizes = np.bincount(label)
     place = np.empty(len(cells), dtype=np.int64)
     place[order] = np.arange(len(cells)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
     rows = np.lexsort((place[loser], place[winner], label[winner]))
@@ -64,7 +72,7 @@ def linked_sets(counts: PairCounts) -> LinkedSets:
             loser=place[loser][rows],
             count=counts.count[rows],
             equal_pairs=0.0,
-            shape=(max(number, 1), int(sizes.max(initial=1))),
+            shape=(number, int(sizes.max())),
         ),
     )
 

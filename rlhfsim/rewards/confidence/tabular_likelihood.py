@@ -60,7 +60,6 @@ class TabularLikelihoodSet(Frozen):
         counts = as_counts(self.data)
         radius = checks.positive_number("radius", self.radius)
         linked = linked_sets(counts)
-        _require_comparisons(linked)
         best = fit_linked(linked, counts.shape[1])
         values = {
             "data": counts,
@@ -79,7 +78,7 @@ class TabularLikelihoodSet(Frozen):
         return self._region.deficit(r.ravel()[self._linked.cells])
 
     def contains(self, reward: ArrayLike) -> bool:
-        """Return whether an `(X, Y)` reward is in the set."""
+        """Return whether an `(X, Y)` reward is in the set: `deficit(reward) <= radius`."""
         return self.deficit(reward) <= self.radius
 
     def minimize(self, weights: ArrayLike) -> Minimum:
@@ -151,9 +150,7 @@ def tabular_likelihood_set(data: PreferenceData | PairCounts, delta: float) -> T
     Source: Wilks 1938 (Ann. Math. Statist. 9, 1).
     """
     counts = as_counts(data)
-    linked = linked_sets(counts)
-    _require_comparisons(linked)
-    return TabularLikelihoodSet(counts, wilks_radius(linked.degrees, delta))
+    return TabularLikelihoodSet(counts, wilks_radius(linked_sets(counts).degrees, delta))
 
 
 def wilks_radius(degrees: int, delta: float) -> float:
@@ -175,11 +172,6 @@ def wilks_radius(degrees: int, delta: float) -> float:
     """
     freedom = checks.whole_number("degrees", degrees, least=1)
     return float(gammainccinv(0.5 * freedom, as_level(delta)))
-
-
-def _require_comparisons(linked: LinkedSets) -> None:
-    if len(linked.cells) == 0:
-        raise ValueError("data compares no two different responses, so it bounds no reward")
 
 
 def _refuse_uncompared(weights: FloatArray, counts: PairCounts) -> None:
