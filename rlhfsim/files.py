@@ -100,12 +100,15 @@ def sha256(path: Path) -> str:
 
 
 def read_parquet(path: str | PathLike[str]) -> Any:
-    """Return the pyarrow table in `path`, or raise a ValueError that names the file."""
+    """Return the pyarrow table in `path`, or raise a ValueError that names the file.
+
+    Pages that carry a checksum are compared with it.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
-        return pq.read_table(path)
+        return pq.read_table(path, page_checksum_verification=True)
     except (OSError, pa.ArrowException) as error:
         reason = str(error).splitlines()[0]
         raise ValueError(f"{os.fspath(path)} is not a readable Parquet file: {reason}") from error

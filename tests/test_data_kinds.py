@@ -130,6 +130,24 @@ def test_files_are_written_whole_or_not_at_all(data, tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["data.parquet"]
 
 
+def test_a_damaged_page_is_not_read_as_other_data(tmp_path):
+    """Any bit of the pages; what follows them, the footer, carries no checksum."""
+    path = tmp_path / "data.parquet"
+    data = PreferenceData([0, 1, 1, 0], [0, 1, 2, 2], [1, 0, 0, 1], (2, 3))
+    data.to_parquet(path)
+    whole = path.read_bytes()
+    pages = len(whole) - 8 - int.from_bytes(whole[-8:-4], "little")
+    assert pages > 200
+    refused = 0
+    for at in range(4, pages):
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 1 << at % 8]) + whole[at + 1 :])
+        try:
+            assert_same(data, PreferenceData.from_parquet(path))
+        except ValueError:
+            refused += 1
+    assert refused > pages / 2
+
+
 # ---- frozen ---------------------------------------------------------------------------------
 
 

@@ -201,7 +201,7 @@ def write_parquet(
     table = pa.table({name: pa.array(column) for name, column in columns.items()})
     table = table.replace_schema_metadata({_SHAPE_KEY: json.dumps(shape)})
     with atomic_path(path) as temporary:
-        pq.write_table(table, temporary)
+        pq.write_table(table, temporary, write_page_checksum=True)
 
 
 def _noted_in(metadata: dict[bytes, bytes]) -> tuple[object] | None:
