@@ -33,6 +33,8 @@ bench: $(VENV)/.bench ## measure against what people use today (writes benchmark
 	$(BIN)/python benchmarks/bench_solve.py
 	$(BIN)/python benchmarks/bench_rewards.py
 	$(BIN)/python benchmarks/bench_sampling.py
+	$(BIN)/python benchmarks/bench_learners.py
+	$(BIN)/python benchmarks/bench_dynamics.py
 
 paper: $(VENV)/.core ## reproduce the numbers of every paper in paper_repro/
 	@for folder in paper_repro/*/; do \

@@ -154,9 +154,14 @@ def kernel_call(r: np.ndarray, p: np.ndarray, divergence: Divergence) -> Callabl
     """Return a call of the serial kernel alone."""
     kernel = launch.kernel_for(divergence)
     assert kernel is not None
-    layout = launch._layout((), r.size, (), (), ())
+    layout = launch._layout((), r.size, (), (), (), ())
     fields, out = np.empty((1, 6)), np.empty_like(r)
-    flat = launch._flat(r), launch._flat(p), launch._flat(np.array(1.0))
+    flat = (
+        launch._flat(r),
+        launch._flat(p),
+        launch._flat(np.array(1.0)),
+        launch._flat(launch._NO_GUESS),
+    )
     eps = float(np.finfo(float).eps)
     return lambda: rows.solve_rows(
         kernel[0], *flat, out, r.size, *layout, kernel[1], eps, fields, np.zeros(1, np.int64), 1

@@ -14,8 +14,8 @@ from rlhfsim.compiling import SUMS
 from rlhfsim.threads import get_threads, in_parallel
 
 Array = np.ndarray
-# Seconds; libraries wait busily for some milliseconds.
-PAUSE = 0.02
+# Seconds; idle threads of OpenBLAS wait busily for some 30 milliseconds.
+PAUSE = 0.06
 
 
 def alternate(functions: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, float]:

@@ -45,7 +45,13 @@ module              what is in it
 `inference`         exact best-of-N with ties, soft best-of-N, rejection sampling; win rates
 `bounds`            right-hand sides of theorems, every constant explicit
 `losses`            direct losses (DPO, chiPO, IPO, ...), exact values and gradients
-`learners`          from data and a reference to a policy: RLHF, best-of-N and relatives
+`learners`          from data and a reference to a policy: RLHF, direct (`learners.direct`),
+                    pessimistic, at inference time, InfAlign, ...; the list `LEARNERS`;
+                    `choose_beta`
+`comparison`        all learners on one instance
+`dynamics`          paths of policies under training on a direct loss: gold, proxy, KL, likelihoods
+`golden`, `doctor`  losses and gradients to 17 digits (JSON); a user's loss against them
+`strategies`        Hypothesis strategies for users' property tests (needs hypothesis)
 `claims`            statements of the literature as objects that can be evaluated
 `studies`           settings -> tables and findings; one module per part of the report
 `notation`, `plots` formulas in Unicode; tables -> figures

@@ -22,6 +22,7 @@ from rlhfsim.divergences import (
     JensenShannon,
     SquaredHellinger,
 )
+from rlhfsim.instances import random_bandit
 from rlhfsim.solvers import SolverError, solve
 from rlhfsim.solvers.high_precision import solve_high_precision
 from rlhfsim.solvers.path import (
@@ -779,3 +780,14 @@ R, P = [1.0, 0.0], [0.5, 0.5]
 def test_bad_input(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+@pytest.mark.parametrize("divergence", [KL(), ChiSquared(), ChiSquared() + KL()])
+def test_a_constant_learned_reward_makes_every_beta_the_best(divergence):
+    bandit = random_bandit(3, 5, np.random.default_rng(5))
+    best = best_beta(
+        bandit.reward, np.zeros((3, 5)), bandit.reference, divergence, bandit.prompt_dist,
+        low=1e-3, high=1e3,
+    )  # fmt: skip
+    assert best.intervals == ((1e-3, 1e3),)
+    assert best.value == pytest.approx(bandit.value(bandit.reference), rel=1e-14)

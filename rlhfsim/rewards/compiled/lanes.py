@@ -65,7 +65,7 @@ _ROWS = 7
 _STATE, _STEP, _HIGH, _LOW, _SHARE = range(5)
 _NUMBERS = 5
 # Steps of Newman's iteration before the first of Newton's.
-_IMPROVEMENTS = 3
+_IMPROVEMENTS = 5
 # States of a lane.
 _WAITS, _LAST, _GOES_ON = 0.0, 1.0, 2.0
 

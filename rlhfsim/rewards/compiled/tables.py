@@ -13,7 +13,6 @@ from rlhfsim.checks import BoolArray, FloatArray, IntArray
 from rlhfsim.compiling import EXACT, SUMS
 from rlhfsim.data.counts import PairCounts, PromptWins, as_counts
 from rlhfsim.data.pairs import PreferenceData
-from rlhfsim.kernels.intrinsics import prefetch
 from rlhfsim.rewards.compiled.layout import pairs, row_start
 from rlhfsim.threads import get_threads, in_parallel
 
@@ -22,7 +21,7 @@ _HELD = 1 << 23
 # Entries a row for which tables over all responses are made at once.
 _DENSE = 16
 _WORTH_A_THREAD = 1 << 16
-_CHUNK = 1024
+_CHUNK = 2048
 # Rows that one table of 32-bit numbers can count.
 _MOST_ROWS = (1 << 31) - 1
 
@@ -115,15 +114,14 @@ def _count(
     places = np.empty(_CHUNK, np.int64)
     for begin in range(0, prompt.size, _CHUNK):
         end = min(begin + _CHUNK, prompt.size)
-        # The places first: the loop is without branches, and memory then is asked for ahead.
+        # The places first, in a loop without branches; the counts then wait for memory only.
         _places(
             prompt[begin:end], winner[begin:end], loser[begin:end], responses, table.size - 1,
             places[: end - begin],
         )  # fmt: skip
         for k in range(end - begin):
-            prefetch(table, places[k])
-        for k in range(end - begin):
-            table[places[k]] += 1
+            # A signed index would be tested for being negative.
+            table[np.uint64(places[k])] += 1
 
 
 @EXACT

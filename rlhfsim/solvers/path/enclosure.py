@@ -232,9 +232,13 @@ def bounded(problem: Problem, left: Node, right: Node) -> Box:
     # Prompts that are not sharp: at most their left value plus climb, or right value plus drop.
     rest = rho[~sharp]
     climb_rest, drop_rest = (float((rest * x[~sharp]).sum()) for x in (climb, drop))
-    if high_sum <= 0 and climb_rest == 0:
+    falls, rises = high_sum <= 0 and climb_rest == 0, low_sum >= 0 and drop_rest == 0
+    if falls and rises:
+        # Constant: all of it is as good as its ends.
+        return Box(left, right, max(left.total, right.total) + margin)
+    if falls:
         return Box(left, left, left.total + left.error)
-    if low_sum >= 0 and drop_rest == 0:
+    if rises:
         return Box(right, right, right.total + right.error)
     from_left, from_right = left.total + climb_rest, right.total + drop_rest
     peak = _roof(from_left, max(high_sum, 0.0), from_right, min(low_sum, 0.0), width)
