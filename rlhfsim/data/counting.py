@@ -9,9 +9,8 @@ from numpy.typing import NDArray
 
 from rlhfsim.checks import FloatArray, IntArray
 from rlhfsim.compiling import EXACT
-from rlhfsim.kernels.intrinsics import prefetch
 
-_CHUNK = 1024
+_CHUNK = 2048
 
 
 @EXACT
@@ -23,13 +22,12 @@ def fill(
     for begin in range(0, prompt.size, _CHUNK):
         end = min(begin + _CHUNK, prompt.size)
         x, i, j = prompt[begin:end], winner[begin:end], loser[begin:end]
-        # The places first: memory then fetches many of them at a time.
+        # The places first, in vector instructions; the counts then wait for memory only.
         for k in range(x.size):
-            place = (x[k] * responses + i[k]) * responses + j[k]
-            places[k] = place
-            prefetch(table, place)
+            places[k] = (x[k] * responses + i[k]) * responses + j[k]
         for k in range(x.size):
-            table[places[k]] += 1
+            # A signed index would be tested for being negative.
+            table[np.uint64(places[k])] += 1
 
 
 @EXACT
@@ -51,15 +49,18 @@ def collect(
     table: NDArray[np.int32], responses: int, prompt: IntArray, winner: IntArray,
     loser: IntArray, count: FloatArray,
 ) -> None:  # fmt: skip
-    """Write the triples that were counted, in order."""
+    """Write the triples that were counted, in order; the columns have one entry to spare.
+
+    Every loser is written, and the next one over it if it was not counted: a branch would be
+    taken at random.
+    """
     to = 0
     for row in range(table.size // responses):
-        counts = table[row * responses : (row + 1) * responses]
-        x, i = row // responses, row % responses
+        counts, start = table[row * responses : (row + 1) * responses], to
         for j in range(responses):
-            if counts[j] > 0:
-                prompt[to], winner[to], loser[to], count[to] = x, i, j, counts[j]
-                to += 1
+            loser[to], count[to] = j, counts[j]
+            to += 1 if counts[j] > 0 else 0
+        prompt[start:to], winner[start:to] = row // responses, row % responses
 
 
 def dense_counts(
@@ -70,11 +71,7 @@ def dense_counts(
     table: NDArray[Any] = np.zeros(prompts * responses**2, dtype=np.int32)
     fill(prompt, winner, loser, responses, table)
     equal, distinct = drop_equal(table, prompts, responses)
-    triples = (
-        np.empty(distinct, np.int64),
-        np.empty(distinct, np.int64),
-        np.empty(distinct, np.int64),
-    )
-    count = np.empty(distinct)
-    collect(table, responses, triples[0], triples[1], triples[2], count)
-    return triples, count, int(equal)
+    x, i, j = (np.empty(distinct + 1, np.int64) for _ in range(3))
+    count = np.empty(distinct + 1)
+    collect(table, responses, x, i, j, count)
+    return (x[:-1], i[:-1], j[:-1]), count[:-1], int(equal)

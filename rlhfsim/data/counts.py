@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple, Self
 
 import numpy as np
@@ -116,12 +117,14 @@ class PairCounts(Frozen):
         """All rows, pairs of equals included; 1 for a law."""
         return float(self.count.sum() + self.equal_pairs)
 
-    @property
+    @cached_property
     def compared(self) -> BoolArray:
         """(X, Y): whether the response was compared with a different one at that prompt."""
         mask = np.zeros(self.shape, dtype=np.bool_)
-        mask[self.prompt, self.winner] = True
-        mask[self.prompt, self.loser] = True
+        flat, first = mask.reshape(-1), self.prompt * self.shape[1]
+        flat[first + self.winner] = True
+        flat[first + self.loser] = True
+        mask.flags.writeable = False
         return mask
 
     def by_prompt(self) -> Iterator[PromptWins]:

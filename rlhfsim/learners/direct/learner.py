@@ -103,7 +103,7 @@ class DirectLearner(ABC):
         if weights is not None:
             checks.as_matrix("weights", weights, counts.shape)
         reward = self._reward(counts, rng)
-        task = Task(self._loss(), counts, problem.reference, weights, reward)
+        task = Task(self._loss(), data, counts, problem.reference, weights, reward)
         minimum = self.policies.minimize(task, rng)
         learned = _learned(task, minimum)
         if minimum.failure:

@@ -168,7 +168,7 @@ class TabularPolicies:
             unclipped = _unclipped(rows) if exists[rows.prompt] else None
             return minimize_clipped(rows, clip, unclipped)
 
-        return self._separately(task._replace(counts=counts), solve)
+        return self._separately(task._replace(data=counts, counts=counts), solve)
 
     def _separately(self, task: Task, solver: Solver) -> Minimum:
         """Solve prompt by prompt."""

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import numpy as np
 
 from rlhfsim.checks import FloatArray
-from rlhfsim.data import PairCounts
+from rlhfsim.data import PairCounts, PreferenceData
 from rlhfsim.losses import KTO, DirectLoss, log_policy_loss
 
 
@@ -15,6 +15,8 @@ class Task(NamedTuple):
     """A loss and its data, checked."""
 
     loss: DirectLoss | KTO
+    #: What was given, and its counts.
+    data: PreferenceData | PairCounts
     counts: PairCounts
     #: (X, Y) distributions, positive on compared responses unless the loss has no reference.
     reference: FloatArray
