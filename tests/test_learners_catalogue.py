@@ -176,10 +176,9 @@ def test_one_command_makes_the_table_of_the_readme(capsys):
         assert line.rsplit("|", 2)[0] in text
 
 
-def test_the_command_takes_a_table_and_names_bad_input(capsys, tmp_path):
-    path = tmp_path / "table.csv"
-    example_table().to_csv(path, index=False)
-    code, out, _ = run(capsys, "--table", str(path), "--n", "300", "--beta", "1")
+def test_the_command_takes_a_table_and_names_bad_input(capsys):
+    table = str(example_table())
+    code, out, _ = run(capsys, "--table", table, "--n", "300", "--beta", "1")
     assert code == 0
     assert all(entry.build(problem("random")[1]).name[:12] in out for entry in LEARNERS)
     code, _, err = run(capsys, "--n", "0")
