@@ -134,7 +134,7 @@ def test_the_least_loss_of_a_pair_is_that_of_a_scan():
     # The certificate rests on it.
     wins = np.array([[0, 9, 1, 4], [2, 0, 7, 0], [1, 3, 0, 5], [4, 6, 0, 0]])
     data = from_wins(wins)
-    task = Task(DPO(0.3).loss, data, count_pairs(data), np.full((1, 4), 0.25))
+    task = Task(DPO(0.3).loss, data, np.full((1, 4), 0.25))
     (rows,) = prompt_rows(task)
     for clip in (0.3, 1.0, 5.0):
         pairs = as_pairs(rows, clip)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rlhfsim.checks import FloatArray, IntArray
+from rlhfsim.checks import BoolArray, FloatArray, IntArray
 from rlhfsim.compiling import EXACT
 
 _CHUNK = 2048
@@ -28,6 +28,17 @@ def fill(
         for k in range(x.size):
             # A signed index would be tested for being negative.
             table[np.uint64(places[k])] += 1
+
+
+@EXACT
+def mark(prompt: IntArray, winner: IntArray, loser: IntArray, mask: BoolArray) -> None:
+    """Set `mask[x, y]` for every response that a row compares with a different one."""
+    flat, responses = mask.reshape(-1), mask.shape[1]
+    for k in range(prompt.size):
+        first, apart = prompt[k] * responses, winner[k] != loser[k]
+        i, j = np.uint64(first + winner[k]), np.uint64(first + loser[k])
+        flat[i] = flat[i] | apart
+        flat[j] = flat[j] | apart
 
 
 @EXACT

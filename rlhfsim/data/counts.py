@@ -180,13 +180,39 @@ def as_counts(data: PreferenceData | PairCounts) -> PairCounts:
     ValueError
         If `data` is neither.
     """
-    if isinstance(data, PairCounts):
-        return data
-    if not isinstance(data, PreferenceData):
+    data = require_pairs(data)
+    return data if isinstance(data, PairCounts) else count_pairs(data)
+
+
+def require_pairs(data: PreferenceData | PairCounts) -> PreferenceData | PairCounts:
+    """Return `data`, or raise a ValueError if it is neither rows nor counts of preferences."""
+    if not isinstance(data, (PreferenceData, PairCounts)):
         raise ValueError(
             f"data is a {type(data).__name__}; it must be a PreferenceData or PairCounts"
         )
-    return count_pairs(data)
+    return data
+
+
+def compared_in(data: PreferenceData | PairCounts) -> BoolArray:
+    """Return `PairCounts.compared` of rows or counts, without counting the rows."""
+    if isinstance(data, PairCounts):
+        return data.compared
+    mask = np.zeros((data.n_prompts, data.n_responses), dtype=np.bool_)
+    if len(data) >= _WORTH_COMPILING:
+        from rlhfsim.data.counting import mark
+
+        mark(data.prompt, data.chosen, data.rejected, mask)
+    else:
+        apart = data.chosen != data.rejected
+        for column in (data.chosen, data.rejected):
+            mask[data.prompt[apart], column[apart]] = True
+    mask.flags.writeable = False
+    return mask
+
+
+def number_of_rows(data: PreferenceData | PairCounts) -> float:
+    """Return `PairCounts.total` of rows or counts."""
+    return data.total if isinstance(data, PairCounts) else float(len(data))
 
 
 def _distinct(

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from functools import cached_property
 from types import MappingProxyType
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -13,7 +14,7 @@ from numpy.typing import ArrayLike
 from rlhfsim import checks
 from rlhfsim.checks import FloatArray
 from rlhfsim.data import PairCounts, PreferenceData
-from rlhfsim.data.counts import as_counts
+from rlhfsim.data.counts import as_counts, require_pairs
 from rlhfsim.frozen import Frozen
 
 
@@ -90,14 +91,26 @@ class Learner(Protocol):
         ...
 
 
-class Problem(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Problem:
     """The checked arguments of `Learner.fit`."""
 
-    counts: PairCounts
+    #: As given: rows are fitted faster than counts, which cost a pass of their own.
+    data: PreferenceData | PairCounts
     #: (X, Y) distributions.
     reference: FloatArray
     #: (X,) distribution, or None if it was not given.
     prompt_dist: FloatArray | None
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """`(X, Y)`."""
+        return self.data.n_prompts, self.data.n_responses
+
+    @cached_property
+    def counts(self) -> PairCounts:
+        """The counts of the data, made when they are first asked for."""
+        return as_counts(self.data)
 
 
 def as_problem(
@@ -118,11 +131,12 @@ def as_problem(
         For data of another kind, a reference of another shape than the data or whose rows are no
         distributions, and a `prompt_dist` that is not one of X prompts.
     """
-    counts = as_counts(data)
-    p = checks.as_distributions("reference", checks.as_matrix("reference", reference, counts.shape))
+    data = require_pairs(data)
+    shape = data.n_prompts, data.n_responses
+    p = checks.as_distributions("reference", checks.as_matrix("reference", reference, shape))
     if prompt_dist is None:
-        return Problem(counts, p, None)
+        return Problem(data, p, None)
     rho = checks.as_distributions("prompt_dist", prompt_dist)
-    if rho.shape != (counts.shape[0],):
-        raise ValueError(f"prompt_dist has shape {rho.shape}; it must be ({counts.shape[0]},)")
-    return Problem(counts, p, rho)
+    if rho.shape != shape[:1]:
+        raise ValueError(f"prompt_dist has shape {rho.shape}; it must be ({shape[0]},)")
+    return Problem(data, p, rho)

@@ -126,16 +126,16 @@ class DemonstrationRegularized:
     ) -> Learned:
         """Return the policy; see the class.  `rng` breaks the ties of a finite reward class."""
         problem = as_problem(data, reference, prompt_dist)
-        if self.demonstrations.shape != problem.counts.shape:
+        if self.demonstrations.shape != problem.shape:
             raise ValueError(
                 f"demonstrations has shape {self.demonstrations.shape}; "
-                f"it must be that of the data, {problem.counts.shape}"
+                f"it must be that of the data, {problem.shape}"
             )
         clone = behavior_cloning(
             self.demonstrations, smoothing=self.smoothing, available=problem.reference > 0
         )
         learned = RLHF(self.beta, KL(), self.model).fit(
-            problem.counts, clone, prompt_dist=problem.prompt_dist, rng=rng
+            problem.data, clone, prompt_dist=problem.prompt_dist, rng=rng
         )
         shown = np.bincount(self.demonstrations.prompt, minlength=len(clone))
         notes = {"behavior_policy": clone, "demonstrations": shown}

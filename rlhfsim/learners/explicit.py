@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from rlhfsim.checks import FloatArray
-from rlhfsim.data import PairCounts
+from rlhfsim.data import PairCounts, PreferenceData
 from rlhfsim.divergences import KL, ChiSquared
 from rlhfsim.rewards import RewardFit, RewardModel, fit_reward
 
@@ -21,14 +21,14 @@ def require_model(model: Any) -> None:
 
 
 def fitted(
-    model: RewardModel, counts: PairCounts, rng: np.random.Generator | None
+    model: RewardModel, data: PreferenceData | PairCounts, rng: np.random.Generator | None
 ) -> tuple[RewardFit, dict[str, Any]]:
     """Return the reward fit, and what a learner reports of it.
 
     `log_likelihood` (nats), `gradient_norm` (comparisons; None for a finite class), `compared`
     (X, Y), and for a finite class `index` and `tied`.
     """
-    fit = fit_reward(counts, model, rng=rng)
+    fit = fit_reward(data, model, rng=rng)
     notes: dict[str, Any] = {
         "log_likelihood": fit.log_likelihood,
         "gradient_norm": fit.gradient_norm,

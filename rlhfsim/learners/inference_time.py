@@ -36,7 +36,7 @@ class _AtInferenceTime(ABC):
         prompt the exact `kl` and `chi_squared` of the policy.  There is no objective.
         """
         problem = as_problem(data, reference, prompt_dist)
-        fit, notes = fitted(self.model, problem.counts, rng)
+        fit, notes = fitted(self.model, problem.data, rng)
         policy = self._policy(problem, fit.reward)
         return Learned(
             policy=policy,

@@ -73,7 +73,7 @@ class RLHF:
     ) -> Learned:
         """Return the policy; see the class.  `rng` breaks the ties of a finite reward class."""
         problem = as_problem(data, reference, prompt_dist)
-        fit, notes = fitted(self.model, problem.counts, rng)
+        fit, notes = fitted(self.model, problem.data, rng)
         solution = solve(fit.reward, problem.reference, self.divergence, float(self.beta))
         objective = None
         if problem.prompt_dist is not None or len(fit.reward) == 1:

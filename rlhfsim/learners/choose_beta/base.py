@@ -217,7 +217,8 @@ def choose_beta(
     # A class such as `DPO` is a function from beta to a learner; a learner itself is not.
     if not callable(family) or (isinstance(family, Learner) and not isinstance(family, type)):
         raise ValueError(f"family is {family!r:.80}; it must be a function from beta to a learner")
-    counts, p, rho = as_problem(data, reference, prompt_dist)
+    problem = as_problem(data, reference, prompt_dist)
+    counts, p, rho = problem.counts, problem.reference, problem.prompt_dist
     chance = checks.optional_generator("rng", rng)
     seed = None if chance is None else int(chance.integers(2**63))
     return rule.choose(BetaProblem(family, counts, p, rho, chance, seed))

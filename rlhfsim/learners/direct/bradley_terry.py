@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from rlhfsim.data import PairCounts
+from rlhfsim.data import PairCounts, PreferenceData
 from rlhfsim.learners.direct.task import Task
 from rlhfsim.losses import DirectLoss, Logistic
 from rlhfsim.rewards import MLEDoesNotExistError, RewardFit, Tabular, fit_reward
@@ -24,12 +24,12 @@ def is_likelihood(loss: DirectLoss) -> bool:
     return logistic and not loss.extra and not loss.needs_rewards
 
 
-def likelihood_counts(task: Task) -> PairCounts:
-    """Return the counts with as many wins as the logistic outer loss sees."""
+def likelihood_data(task: Task) -> PreferenceData | PairCounts:
+    """Return data with as many wins as the logistic outer loss sees."""
     assert isinstance(task.loss, DirectLoss)
     assert isinstance(task.loss.outer, Logistic)
     eps = task.loss.outer.label_smoothing
-    return smoothed(task.counts, eps) if eps > 0 else task.counts
+    return smoothed(task.counts, eps) if eps > 0 else task.data
 
 
 def smoothed(counts: PairCounts, rate: float) -> PairCounts:
@@ -58,9 +58,7 @@ def fit_likelihood(task: Task, model: Tabular) -> RewardFit:
         Where there are none: the infimum of the loss is attained by no policy.
     """
     try:
-        counts = likelihood_counts(task)
-        # Rows are tabulated faster than their counts.
-        return fit_reward(task.data if counts is task.counts else counts, model)
+        return fit_reward(likelihood_data(task), model)
     except MLEDoesNotExistError as error:
         raise no_minimizer(task, str(error).split(";")[0], error) from error
 

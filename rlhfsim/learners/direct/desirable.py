@@ -58,7 +58,7 @@ def kto_fixed_point(task: Task) -> Minimum:
         )
     k = _desirability(task, loss)
     policy, baseline = task.reference.copy(), np.zeros(len(k))
-    for x in np.nonzero(task.counts.compared.any(axis=1))[0]:
+    for x in np.nonzero(task.compared.any(axis=1))[0]:
         policy[x], baseline[x] = _prompt(int(x), k[x], task.reference[x], loss.beta)
     residual = _residual(task, policy)
     with np.errstate(divide="ignore"):

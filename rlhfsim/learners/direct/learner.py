@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike
 from rlhfsim import checks
 from rlhfsim.checks import FloatArray
 from rlhfsim.data import PairCounts, PreferenceData
+from rlhfsim.data.counts import number_of_rows
 from rlhfsim.learners.base import Learned, LearnerError, as_problem
 from rlhfsim.learners.direct.scores import scores_of_policy
 from rlhfsim.learners.direct.tabular import TabularPolicies
@@ -60,7 +61,9 @@ class DirectLearner(ABC):
     def _weights(self) -> FloatArray | None:
         return None
 
-    def _reward(self, counts: PairCounts, rng: np.random.Generator | None) -> FloatArray | None:
+    def _reward(
+        self, data: PreferenceData | PairCounts, rng: np.random.Generator | None
+    ) -> FloatArray | None:
         return None
 
     def fit(
@@ -95,15 +98,15 @@ class DirectLearner(ABC):
         """
         problem = as_problem(data, reference, prompt_dist)
         rng = checks.optional_generator("rng", rng)
-        counts = problem.counts
-        if counts.total <= 0:
-            raise ValueError(f"data hold {counts.total!r} comparisons; there must be some")
-        _require_support(counts, problem.reference)
+        rows = number_of_rows(problem.data)
+        if rows <= 0:
+            raise ValueError(f"data hold {rows!r} comparisons; there must be some")
         weights = self._weights()
         if weights is not None:
-            checks.as_matrix("weights", weights, counts.shape)
-        reward = self._reward(counts, rng)
-        task = Task(self._loss(), data, counts, problem.reference, weights, reward)
+            checks.as_matrix("weights", weights, problem.shape)
+        reward = self._reward(problem.data, rng)
+        task = Task(self._loss(), problem.data, problem.reference, weights, reward)
+        _require_support(task)
         minimum = self.policies.minimize(task, rng)
         learned = _learned(task, minimum)
         if minimum.failure:
@@ -128,7 +131,7 @@ def _learned(task: Task, minimum: Minimum) -> Learned:
     if scores is None:
         with np.errstate(divide="ignore"):
             scores = scores_of_policy(task, np.log(minimum.policy))
-    notes = {"global": minimum.proven, "compared": task.counts.compared}
+    notes = {"global": minimum.proven, "compared": task.compared}
     return Learned(
         policy=minimum.policy,
         reward=scores,
@@ -139,8 +142,8 @@ def _learned(task: Task, minimum: Minimum) -> Learned:
     )
 
 
-def _require_support(counts: PairCounts, reference: FloatArray) -> None:
-    missing = counts.compared & (reference == 0)
+def _require_support(task: Task) -> None:
+    missing = task.compared & (task.reference == 0)
     if missing.any():
         x, y = (int(i[0]) for i in np.nonzero(missing))
         raise ValueError(f"reference[{x}, {y}] is 0; it must be positive on compared responses")
@@ -162,12 +165,14 @@ def as_reward(value: RewardModel | ArrayLike) -> RewardModel | FloatArray:
 
 
 def reward_of(
-    value: RewardModel | FloatArray, counts: PairCounts, rng: np.random.Generator | None
+    value: RewardModel | FloatArray,
+    data: PreferenceData | PairCounts,
+    rng: np.random.Generator | None,
 ) -> FloatArray:
     """Return the (X, Y) reward: the array, or the model's fit to the data."""
     if isinstance(value, np.ndarray):
-        return checks.as_matrix("reward", value, counts.shape)
-    return fit_reward(counts, value, rng=rng).reward
+        return checks.as_matrix("reward", value, (data.n_prompts, data.n_responses))
+    return fit_reward(data, value, rng=rng).reward
 
 
 def all_policies() -> PolicyClass:

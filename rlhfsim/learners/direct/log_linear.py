@@ -10,7 +10,7 @@ from scipy.special import logsumexp
 from rlhfsim import checks
 from rlhfsim.checks import FloatArray
 from rlhfsim.frozen import Frozen
-from rlhfsim.learners.direct.bradley_terry import is_likelihood, likelihood_counts
+from rlhfsim.learners.direct.bradley_terry import is_likelihood, likelihood_data
 from rlhfsim.learners.direct.descent import Descent, descend
 from rlhfsim.learners.direct.linear_hinge import minimize_linear_hinge
 from rlhfsim.learners.direct.task import Minimum, Task
@@ -124,10 +124,10 @@ class LogLinearPolicies(Frozen):
     def _likelihood(self, task: Task, loss: DirectLoss) -> Minimum:
         """Solve by logistic regression for `beta theta`."""
         bound = None if self.norm_bound is None else self.norm_bound * loss.beta
-        fit = fit_reward(likelihood_counts(task), Linear(self.features, norm_bound=bound))
+        fit = fit_reward(likelihood_data(task), Linear(self.features, norm_bound=bound))
         assert fit.parameter is not None
         assert fit.gradient_norm is not None
-        residual = loss.beta * fit.gradient_norm / task.counts.total
+        residual = loss.beta * fit.gradient_norm / task.rows
         return self._minimum(task, fit.parameter / loss.beta, residual, True)
 
     def _hinge(self, task: Task, loss: DirectLoss) -> Minimum:

@@ -129,7 +129,7 @@ def log_base(task: Task) -> FloatArray:
     constant = float(loss.link.value(np.zeros(1))[0])
     if not loss.reference_free:
         return task.log_reference - constant
-    there = (task.reference > 0) | task.counts.compared
+    there = (task.reference > 0) | task.compared
     return np.where(there, 0.0, -np.inf) - constant
 
 
@@ -142,13 +142,13 @@ def scores_of_policy(task: Task, log_policy: FloatArray) -> FloatArray | None:
     if not isinstance(loss, DirectLoss):
         return None
     references = np.zeros(log_policy.shape) if loss.reference_free else task.log_reference
-    outside = np.isneginf(task.log_reference) & ~task.counts.compared
+    outside = np.isneginf(task.log_reference) & ~task.compared
     with np.errstate(invalid="ignore", over="ignore"):
         log_ratio = np.where(outside, 0.0, log_policy - np.where(outside, 0.0, references))
         scores = loss.beta * loss.link.value(log_ratio)
     if task.weights is not None:
         scores = task.weights * scores
-    return centred(scores, task.counts.compared) if np.isfinite(scores).all() else None
+    return centred(scores, task.compared) if np.isfinite(scores).all() else None
 
 
 def centred(scores: FloatArray, compared: BoolArray) -> FloatArray:

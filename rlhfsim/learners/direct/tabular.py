@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ from rlhfsim import checks
 from rlhfsim.checks import FloatArray
 from rlhfsim.data import PairCounts
 from rlhfsim.learners.direct import separate
-from rlhfsim.learners.direct.bradley_terry import fit_likelihood, is_likelihood, likelihood_counts
+from rlhfsim.learners.direct.bradley_terry import fit_likelihood, is_likelihood, likelihood_data
 from rlhfsim.learners.direct.clipped import minimize_clipped
 from rlhfsim.learners.direct.desirable import kto_fixed_point
 from rlhfsim.learners.direct.prompts import PromptRows, prompt_rows
@@ -153,22 +153,22 @@ class TabularPolicies:
         notes: dict[str, Any] = {} if self.r_max is not None else {"unique": True}
         return Minimum(
             policy=policy,
-            objective=-fit.log_likelihood / task.counts.total,
-            residual=fit.gradient_norm / task.counts.total,
+            objective=-fit.log_likelihood / task.rows,
+            residual=fit.gradient_norm / task.rows,
             proven=True,
             scores=centred(fit.reward, fit.compared),
             notes=notes | _gap_note(gap),
         )
 
     def _clipped(self, task: Task, clip: float) -> Minimum:
-        counts = likelihood_counts(task)
-        exists = mle_exists(counts)
+        data = likelihood_data(task)
+        exists = mle_exists(data)
 
         def solve(_: Task, rows: PromptRows) -> Answer:
             unclipped = _unclipped(rows) if exists[rows.prompt] else None
             return minimize_clipped(rows, clip, unclipped)
 
-        return self._separately(task._replace(data=counts, counts=counts), solve)
+        return self._separately(replace(task, data=data), solve)
 
     def _separately(self, task: Task, solver: Solver) -> Minimum:
         """Solve prompt by prompt."""
@@ -223,7 +223,7 @@ def _unclipped(rows: PromptRows) -> tuple[FloatArray, float]:
 
 
 def _finite(scores: FloatArray, task: Task) -> FloatArray | None:
-    return centred(scores, task.counts.compared) if np.isfinite(scores).all() else None
+    return centred(scores, task.compared) if np.isfinite(scores).all() else None
 
 
 def _gap_note(gap: float | None) -> dict[str, float]:

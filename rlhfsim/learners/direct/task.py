@@ -2,28 +2,45 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
-from rlhfsim.checks import FloatArray
+from rlhfsim.checks import BoolArray, FloatArray
 from rlhfsim.data import PairCounts, PreferenceData
+from rlhfsim.data.counts import as_counts, compared_in, number_of_rows
 from rlhfsim.losses import KTO, DirectLoss, log_policy_loss
 
 
-class Task(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Task:
     """A loss and its data, checked."""
 
     loss: DirectLoss | KTO
-    #: What was given, and its counts.
     data: PreferenceData | PairCounts
-    counts: PairCounts
     #: (X, Y) distributions, positive on compared responses unless the loss has no reference.
     reference: FloatArray
     #: (X, Y) positive weights of the responses; None for 1.
     weights: FloatArray | None = None
     #: (X, Y) rewards that the loss reads; None if it reads none.
     reward: FloatArray | None = None
+
+    @cached_property
+    def counts(self) -> PairCounts:
+        """The counts of the data, made when they are first asked for."""
+        return as_counts(self.data)
+
+    @cached_property
+    def compared(self) -> BoolArray:
+        """(X, Y) whether the response was compared with a different one."""
+        return compared_in(self.data)
+
+    @property
+    def rows(self) -> float:
+        """Number of rows, pairs of equals included."""
+        return number_of_rows(self.data)
 
     @property
     def log_reference(self) -> FloatArray:

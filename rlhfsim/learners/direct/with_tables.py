@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike
 
 from rlhfsim import losses
 from rlhfsim.checks import FloatArray
-from rlhfsim.data import PairCounts
+from rlhfsim.data import PairCounts, PreferenceData
 from rlhfsim.frozen import Frozen
 from rlhfsim.learners.direct.learner import (
     DirectLearner,
@@ -55,8 +55,10 @@ class REBEL(Frozen, NamedLearner):
         """`rebel(eta)`."""
         return losses.rebel(self.eta)
 
-    def _reward(self, counts: PairCounts, rng: np.random.Generator | None) -> FloatArray:
-        return reward_of(self.reward, counts, rng)
+    def _reward(
+        self, data: PreferenceData | PairCounts, rng: np.random.Generator | None
+    ) -> FloatArray:
+        return reward_of(self.reward, data, rng)
 
 
 @dataclass(frozen=True, eq=False)
@@ -176,5 +178,7 @@ class Direct(Frozen, DirectLearner):
     def _weights(self) -> FloatArray | None:
         return as_weights(self.weights)
 
-    def _reward(self, counts: PairCounts, rng: np.random.Generator | None) -> FloatArray | None:
-        return None if self.reward is None else reward_of(self.reward, counts, rng)
+    def _reward(
+        self, data: PreferenceData | PairCounts, rng: np.random.Generator | None
+    ) -> FloatArray | None:
+        return None if self.reward is None else reward_of(self.reward, data, rng)

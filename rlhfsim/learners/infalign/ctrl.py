@@ -78,7 +78,7 @@ class CTRL:
     ) -> Learned:
         """Return the policy; see the class.  `rng` breaks the ties of a finite reward class."""
         problem = as_problem(data, reference, prompt_dist)
-        fit, notes = fitted(self.model, problem.counts, rng)
+        fit, notes = fitted(self.model, problem.data, rng)
         return self._maximize(problem, fit.reward, notes)
 
     def _maximize(self, problem: Problem, reward: FloatArray, notes: dict[str, Any]) -> Learned:

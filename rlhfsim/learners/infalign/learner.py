@@ -143,7 +143,7 @@ class InfAlign:
     ) -> Learned:
         """Return the policy; see the class.  `rng` breaks the ties of a finite reward class."""
         problem = as_problem(data, reference, prompt_dist)
-        fit, notes = fitted(self.model, problem.counts, rng)
+        fit, notes = fitted(self.model, problem.data, rng)
         learned = infalign_optimum(
             fit.reward, problem.reference, self.procedure, self.beta, problem.prompt_dist
         )

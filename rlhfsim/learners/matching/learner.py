@@ -73,7 +73,7 @@ class DistributionMatching:
         notes: dict[str, Any] = {}
         reward: FloatArray | None = None
         if self.target.needs_reward:
-            fit, notes = fitted(self.model, problem.counts, rng)
+            fit, notes = fitted(self.model, problem.data, rng)
             reward = fit.reward
         p = problem.reference
         given = np.zeros_like(p) if reward is None else reward

@@ -116,11 +116,11 @@ class PessimisticLikelihood(Frozen):
         """Return the policy; see the class.  `rng` breaks ties of `reward`, not of the policy."""
         problem = as_problem(data, reference, prompt_dist)
         nu = baseline_of(self, problem)
-        fit, notes = fitted(self.model, problem.counts, rng)
+        fit, notes = fitted(self.model, problem.data, rng)
         region = self._region(problem.counts)
         rewards = np.moveaxis(self.model.rewards[region.members], 0, -1)
         game = Game(
-            base=np.zeros(problem.counts.shape),
+            base=np.zeros(problem.shape),
             factor=relative(rewards, nu),
             reference=problem.reference,
             divergence=self.divergence,

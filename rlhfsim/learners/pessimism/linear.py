@@ -121,7 +121,7 @@ class PessimisticMLE(Frozen):
         """Return the policy; see the class.  `rng` is not used."""
         problem = as_problem(data, reference, prompt_dist)
         nu = baseline_of(self, problem)
-        fit, notes = fitted(self.model, problem.counts, rng)
+        fit, notes = fitted(self.model, problem.data, rng)
         region = self.confidence.around(problem.counts, self.model, fit)
         notes |= {"confidence": region}
         learn = self._pointwise if self.pointwise else self._worst_case

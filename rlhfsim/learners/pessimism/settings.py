@@ -29,14 +29,14 @@ def baseline_of(learner: Any, problem: Problem) -> FloatArray:
     """Return the (X, Y) baseline policy nu, the reference where none is given."""
     if learner.baseline is None:
         return problem.reference
-    return checks.as_matrix("baseline", learner.baseline, problem.counts.shape)
+    return checks.as_matrix("baseline", learner.baseline, problem.shape)
 
 
 def prompts_of(problem: Problem) -> FloatArray:
     """Return the (X,) distribution of prompts, which may be left out for a single prompt."""
     if problem.prompt_dist is not None:
         return problem.prompt_dist
-    count = problem.counts.n_prompts
+    count = problem.shape[0]
     if count > 1:
         raise ValueError(
             f"prompt_dist is missing; with {count} prompts, which one worst case couples, it must "
