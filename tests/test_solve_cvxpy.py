@@ -276,6 +276,25 @@ def test_worst_case_over_an_ellipsoid_is_the_minimax(divergence, with_baseline):
     )
 
 
+@pytest.mark.parametrize("radius", [10.0, 1000.0])
+def test_an_ellipsoid_that_rules_nothing_out_leaves_the_baseline(radius):
+    """At the baseline all rewards of the ellipsoid are equally bad; one makes it optimal."""
+    rng = np.random.default_rng(0)
+    p, r = rng.dirichlet(np.ones(5), 2), rng.normal(size=(2, 5))
+    factor = rng.normal(size=(2, 5, 8))
+    rho = [0.4, 0.6]
+    found = solve_convex(r, p, KL(), 0.3, prompt_dist=rho, ellipsoid=(factor, radius), baseline=p)
+    np.testing.assert_allclose(found.policy, p, atol=1e-6)
+    assert found.value == pytest.approx(rho @ (p * r).sum(axis=1), abs=1e-6)
+    again = solve(found.worst_reward, p, KL(), 0.3).policy
+    np.testing.assert_allclose(again, p, atol=1e-5)
+    # The worst reward lies in the ellipsoid.
+    moved = (found.worst_reward - r).reshape(-1)
+    direction = np.linalg.lstsq(factor.reshape(10, 8), moved, rcond=None)[0]
+    np.testing.assert_allclose(factor.reshape(10, 8) @ direction, moved, atol=1e-6 * radius)
+    assert np.linalg.norm(direction) <= radius * (1 + 1e-9)
+
+
 def test_an_ellipsoid_couples_prompts():
     rng = np.random.default_rng(56)
     r, p, rho = rng.normal(size=(2, 3)), rng.dirichlet(np.ones(3), 2), np.array([0.3, 0.7])

@@ -187,9 +187,14 @@ def solve_convex(
     policy = _policy(problem, np.asarray(program.variable.value, dtype=np.float64))
     centred, worst = _attained(problem, policy)
     value = problem.offset + centred
+    other_rewards = _rewards_of_multiplier(problem, program)
     multipliers = tuple(_scaled_dual(c, problem.scale) for c in program.constraints)
     violation = max((float(np.max(c.violation())) for c in program.constraints), default=0.0)
     gap = _upper_bound(cp, problem, program, policy, worst, multipliers) - centred
+    for other in other_rewards if not gap <= agreement * problem.scale else []:
+        apart = _upper_bound(cp, problem, program, policy, other, multipliers) - centred
+        if not gap <= apart:
+            gap, worst = apart, other
     runs: tuple[SolverRun, ...] = (first,)
     if second_solver is not None:
         again = _build(cp, problem, constraints, ratios=False)
@@ -320,6 +325,8 @@ class _Program:
     problem: Any
     variable: Any
     constraints: list[Any]
+    #: The equality whose multiplier is a direction of the ellipsoid; None without one.
+    direction: Any
 
 
 def _build(
@@ -352,9 +359,12 @@ def _build(
     if outside.size:
         cost = price * problem.divergence.recession
         objective = objective - cost * (weight[used][outside] @ mass[outside])
+    direction = None
     if problem.factor.shape[-1]:
         weighted = (weight[:, None] * problem.factor.reshape(p.size, -1)).T / scale
-        objective = objective - cp.norm(weighted @ (flat - problem.baseline.reshape(-1)))
+        move = cp.Variable(problem.factor.shape[-1])
+        direction = move == weighted @ (flat - problem.baseline.reshape(-1))
+        objective = objective - cp.norm(move)
     rows = np.repeat(np.eye(n_prompts), n_responses, axis=1)
     own = [rows[:, used] @ mass == 1]
     policy = flat if len(problem.shape) == 1 else cp.reshape(flat, problem.shape, order="C")
@@ -364,7 +374,9 @@ def _build(
             raise ValueError(f"constraints[{k}] is {constraint!r:.80}; it must be a constraint")
         if not constraint.is_dcp():
             raise ValueError(f"constraints[{k}] is not convex by cvxpy's rules: {constraint}")
-    return _Program(cp.Problem(cp.Maximize(objective), own + users), variable, users)
+    if direction is not None:
+        own.append(direction)
+    return _Program(cp.Problem(cp.Maximize(objective), own + users), variable, users, direction)
 
 
 # ---- divergences as expressions ------------------------------------------------------------------
@@ -526,6 +538,19 @@ def _attained(problem: _Problem, policy: FloatArray) -> tuple[float, FloatArray]
     if length > 0:
         worst = worst - problem.factor @ (move / length)
     return float(rho @ (gain - problem.beta * cost)) - length, worst
+
+
+def _rewards_of_multiplier(problem: _Problem, program: _Program) -> list[FloatArray]:
+    """Return rewards of the ellipsoid that the solver's multiplier names, of either sign.
+
+    Where the policy stays at the baseline every reward of the ellipsoid is equally bad for it, and
+    only the multiplier knows which one makes it optimal.  The bound holds for any of them.
+    """
+    if program.direction is None or program.direction.dual_value is None:
+        return []
+    u = np.asarray(program.direction.dual_value, dtype=np.float64).reshape(-1)
+    u = u / max(1.0, float(np.linalg.norm(u)))
+    return [problem.reward - problem.factor @ (sign * u) for sign in (1.0, -1.0)]
 
 
 def _upper_bound(
