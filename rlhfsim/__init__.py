@@ -52,7 +52,9 @@ module              what is in it
 `dynamics`          paths of policies under training on a direct loss: gold, proxy, KL, likelihoods
 `golden`, `doctor`  losses and gradients to 17 digits (JSON); a user's loss against them
 `strategies`        Hypothesis strategies for users' property tests (needs hypothesis)
-`claims`            statements of the literature as objects that can be evaluated
+`claims`            statements of the literature as objects that can be checked: `CLAIMS`
+`certify`           claims in ball arithmetic; Proposition A.1 for every beta (needs python-flint)
+`falsify`           searches for an instance that violates a claim, and shrinks it
 `studies`           settings -> tables and findings; one module per part of the report
 `notation`, `plots` formulas in Unicode; tables -> figures
 `report`, `repro`   the HTML page; the main job `rlhfsim repro`

@@ -1,4 +1,4 @@
-"""Formulas for people: the ASCII of claims and tables, in Unicode, HTML and mathtext."""
+"""Formulas for people: the ASCII of claims and tables, in Unicode, HTML, mathtext and LaTeX."""
 
 from __future__ import annotations
 
@@ -11,6 +11,12 @@ _WORDS = {
     "pi": "π",
     "pi_ref": "π_ref",
     "beta": "β",
+    "gamma": "γ",
+    "theta": "θ",
+    "phi": "φ",
+    "nu": "ν",
+    "lambda": "λ",
+    "sigma": "σ",
     "delta": "δ",
     "eps": "ε",
     "eps_c": "ε_c",
@@ -54,3 +60,29 @@ def to_mathtext(text: str) -> str:
         return f"$_{{{inner}}}$"
 
     return _SUBSCRIPT.sub(subscript, pretty(text))
+
+
+_LATEX = {
+    "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
+    **{c: f"\\{c}" for c in "&%$#_{}"},
+    **{c: rf"\ensuremath{{{c}}}" for c in "<>|"},
+    **{c: rf"\ensuremath{{^{{{d}}}}}" for c, d in zip("⁰¹²³⁴⁵⁶⁷⁸⁹⁻", "0123456789-", strict=True)},
+    **{c: rf"\ensuremath{{\{name}}}" for c, name in {
+        "≤": "le", "≥": "ge", "‖": "|", "…": "ldots", "√": "surd", "×": "times", "∞": "infty",
+        "π": "pi", "β": "beta", "γ": "gamma", "θ": "theta", "φ": "phi", "ν": "nu",
+        "λ": "lambda", "σ": "sigma", "δ": "delta", "ε": "varepsilon", "χ": "chi", "Ω": "Omega",
+    }.items()},
+}  # fmt: skip
+
+
+def to_latex(text: str) -> str:
+    """Return `pretty(text)` as LaTeX text, every special character escaped."""
+
+    def escaped(part: str) -> str:
+        return "".join(_LATEX.get(c, c) for c in part)
+
+    pieces = _SUBSCRIPT.split(pretty(text))  # text and subscripts in turn
+    return "".join(
+        rf"\textsubscript{{{escaped(piece)}}}" if k % 2 else escaped(piece)
+        for k, piece in enumerate(pieces)
+    )

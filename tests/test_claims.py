@@ -1,5 +1,6 @@
 """Every claim: valid under Hypothesis, tight at its witness, and false where it is said to be."""
 
+import dataclasses
 import itertools
 
 import mpmath
@@ -9,15 +10,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from mpmath_claims import SIDES, exact
 
-from rlhfsim.claims import CLAIMS, Pairs, sample_pairs
-from rlhfsim.claims.base import Claim
+from rlhfsim.claims import CLAIMS, DIVERGENCE_CLAIMS, Pairs, sample_pairs
+from rlhfsim.claims.base import RESOLUTION, Claim
 
-TRUE = [c for c in CLAIMS if c.kind == "upper"]
-FALSE = [c for c in CLAIMS if c.kind == "false"]
+TRUE = [c for c in DIVERGENCE_CLAIMS if c.kind == "upper"]
+FALSE = [c for c in DIVERGENCE_CLAIMS if c.kind == "false"]
 
 
 def by_name(name):
-    return next(c for c in CLAIMS if c.name == name)
+    return next(c for c in DIVERGENCE_CLAIMS if c.name == name)
 
 
 @st.composite
@@ -40,7 +41,8 @@ def pairs(draw):
 
 
 def test_names_are_unique_and_every_claim_has_a_source():
-    assert len({c.name for c in CLAIMS}) == len(CLAIMS) == 18
+    assert len({c.name for c in CLAIMS}) == len(CLAIMS)
+    assert len(DIVERGENCE_CLAIMS) == 18
     assert all(c.source and c.formula for c in CLAIMS)
 
 
@@ -87,7 +89,7 @@ def test_kl_change_of_measure_has_no_constant():
     assert all(b > 10 * a for a, b in itertools.pairwise(ratios))
 
 
-@pytest.mark.parametrize("claim", CLAIMS, ids=lambda c: c.name)
+@pytest.mark.parametrize("claim", DIVERGENCE_CLAIMS, ids=lambda c: c.name)
 def test_both_sides_agree_with_mpmath(claim):
     rng = np.random.default_rng(1)
     batch = sample_pairs(30, 4, rng)
@@ -100,16 +102,48 @@ def test_both_sides_agree_with_mpmath(claim):
                 assert abs(got - want) <= 1e-11 * abs(want) + 1e-13
 
 
-def test_ratio_treats_rounding_and_infinities():
-    def claim(left, right):
-        return Claim("c", "f", "s", "upper", lambda _: left, lambda _: right, lambda: None)
+def sides(left, right, kind="upper", **more):
+    """Return the ratio of a claim with these sides."""
+    claim = Claim(
+        "c", "f", "s", kind, lambda _: np.array([left]), lambda _: np.array([right]),
+        lambda: None, **more,
+    )  # fmt: skip
+    return claim.ratio(None)[0]
 
-    values = [(np.nan, 1.0, np.inf), (1.0, np.nan, np.inf), (0.0, -np.inf, 0.0),
-              (0.0, 0.0, 0.0), (np.inf, np.inf, 0.0), (3.0, np.inf, 0.0), (1e-16, 0.0, 0.0),
-              (2.0, 1.0, 2.0), (1.0, 0.0, np.inf)]  # fmt: skip
-    for left, right, ratio in values:
-        got = claim(np.array([left]), np.array([right])).ratio(None)[0]
-        assert got == pytest.approx(ratio, rel=1e-12)
+
+@pytest.mark.parametrize(
+    ("left", "right", "ratio"),
+    [
+        (np.nan, 1.0, np.inf), (1.0, np.nan, np.inf), (0.0, 0.0, 0.0), (np.inf, np.inf, 0.0),
+        (3.0, np.inf, 0.0), (-np.inf, -np.inf, 0.0), (np.inf, 1.0, np.inf), (1e-16, 0.0, 0.0),
+        (2.0, 1.0, 2.0), (1.0, 0.0, np.inf), (1.0, -1.0, np.inf), (-1.0, 1.0, 0.0),
+        (-1.0, -2.0, 2.0), (-4.0, -2.0, 0.5), (0.0, -np.inf, np.inf),
+        (1e-16, -1e-17, 1e-17 / (RESOLUTION - 1e-16)),
+    ],
+)  # fmt: skip
+def test_ratio_treats_rounding_signs_and_infinities(left, right, ratio):
+    for kind in ("upper", "false"):
+        assert sides(left, right, kind) == pytest.approx(ratio, rel=1e-12)
+    assert sides(right, left, "lower") == pytest.approx(ratio, rel=1e-12)
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1.0, -1e8])
+def test_identities_hold_up_to_rounding_only(scale):
+    assert sides(scale, scale, "identity") == 0
+    assert 0 < sides(scale, scale * (1 + 1e-15), "identity") < 1
+    assert sides(scale, scale * 1.001, "identity") > 1
+    assert sides(scale * 1.001, scale, "identity") > 1
+    coarse = {"resolution": lambda _: np.asarray(abs(scale) * 0.01)}
+    assert sides(scale, scale * 1.001, "identity", **coarse) == pytest.approx(0.1, rel=1e-6)
+
+
+def test_identities_of_infinities():
+    assert sides(np.inf, np.inf, "identity") == 0
+    for left, right in ((np.inf, 1.0), (np.inf, -np.inf), (np.nan, np.nan), (1.0, np.nan)):
+        assert sides(left, right, "identity") == np.inf
+    exact_rounding = {"resolution": lambda _: np.asarray(0.0)}
+    assert sides(0.0, 0.0, "identity", **exact_rounding) == 0
+    assert sides(0.0, 1e-300, "identity", **exact_rounding) > 1
 
 
 def test_sampled_pairs_are_distributions_of_every_kind():
@@ -119,3 +153,54 @@ def test_sampled_pairs_are_distributions_of_every_kind():
         np.testing.assert_allclose(rows.sum(axis=1), 1.0, rtol=1e-13)
     assert (batch.policy == 0).any(axis=1).mean() > 0.1  # conditioned ones
     assert (np.abs(batch.policy - batch.reference).max(axis=1) < 1e-3).mean() > 0.05  # nearby ones
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 3000])
+def test_sampled_family_holds_distributions_and_all_sizes(n):
+    sizes = set()
+    for seed in range(40 if n == 1 else 5):
+        batch = Pairs.sample(n, np.random.default_rng(seed))
+        assert len(batch) == n
+        sizes.add(batch.policy.shape[1])
+        for rows in (batch.policy, batch.reference, batch.other_policy, batch.other_reference):
+            assert rows.shape == batch.error.shape == (n, batch.policy.shape[1])
+            assert (rows >= 0).all()
+            np.testing.assert_allclose(rows.sum(axis=1), 1.0, rtol=1e-13)
+        assert np.isfinite(batch.error).all()
+        assert ((batch.weight >= 0) & (batch.weight <= 1)).all()
+    assert sizes <= set(range(2, 9))
+    assert n > 1 or sizes == set(range(2, 9))
+
+
+def test_sampled_family_has_generic_structured_and_adversarial_thirds():
+    for seed in range(4):
+        batch = Pairs.sample(3000, np.random.default_rng(seed))
+        generic, structured, hard = (batch.policy[k::3] for k in range(3))
+        references = [batch.reference[k::3] for k in range(3)]
+        assert ((generic > 0).all(axis=1) & (generic > 1e-3).all(axis=1)).mean() > 0.05
+        # Structured: point masses, ties, exact equality, policies outside the support.
+        assert (structured.max(axis=1) == 1).mean() > 0.1
+        assert (np.abs(structured - references[1]).max(axis=1) < 1e-15).mean() > 0.05
+        assert 0.01 < ((structured > 0) & (references[1] == 0)).any(axis=1).mean() < 0.3
+        # Adversarial: rare responses and near equality.
+        assert (references[2].min(axis=1) < 1e-9).mean() > 0.1
+        assert (np.abs(hard - references[2]).max(axis=1) < 1e-9).mean() > 0.1
+        assert (np.abs(batch.error[2::3]).max(axis=1) > 1e3).mean() > 0.2
+
+
+@pytest.mark.parametrize("claim", TRUE, ids=lambda c: c.name)
+def test_samples_do_not_violate_and_refute_a_smaller_constant(claim):
+    assert claim.family is Pairs
+    batches = [Pairs.sample(2000, np.random.default_rng(seed)) for seed in range(6)]
+    worst = max(claim.ratio(batch).max() for batch in batches)
+    assert worst <= 1 + 1e-9
+    halved = dataclasses.replace(claim, right=lambda x: 0.5 * claim.right(x))
+    assert max(halved.ratio(batch).max() for batch in batches) > 1 + 1e-9
+
+
+def test_parametrization_names_every_array():
+    batch = Pairs.sample(9, np.random.default_rng(0))
+    assert list(Pairs.parametrization) == [f.name for f in dataclasses.fields(batch)]
+    for name, kind in Pairs.parametrization.items():
+        rows = getattr(batch, name)
+        assert kind != "simplex" or np.allclose(rows.sum(axis=1), 1)

@@ -12,6 +12,7 @@ def test_import_brings_no_heavy_library():
         "pandas",
         "pyarrow",
         "numba",
+        "flint",
         "mpmath",
         "typer",
         "dask",

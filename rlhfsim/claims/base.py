@@ -2,18 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Generic, Literal, TypeVar
+from typing import Generic, Literal, Protocol, Self, TypeVar
 
 import numpy as np
 
-from rlhfsim.checks import FloatArray
+from rlhfsim.checks import FloatArray, whole_number
+from rlhfsim.claims.checking import BATCH, TIGHT, TOLERANCE, CheckResult
+from rlhfsim.randomness import generator_for
 
-Instances = TypeVar("Instances")
 
-#: `upper`: left <= right always.  `false`: printed somewhere, and violated by the witness.
-Kind = Literal["upper", "false"]
+class Instances(Protocol):
+    """A batch of instances: a frozen dataclass of arrays whose leading axis is the instance."""
+
+    def __len__(self) -> int:
+        """Return the number of instances."""
+
+    def take(self, index: int) -> Self:
+        """Return the batch of one instance."""
+
+    @classmethod
+    def sample(cls, n: int, rng: np.random.Generator) -> Self:
+        """Return `n` random instances: generic, structured and adversarial ones, a third each."""
+
+
+Batch = TypeVar("Batch", bound=Instances)
+
+#: `upper`: left <= right always.  `lower`: left >= right always.  `identity`: left = right.
+#: `false`: left <= right is printed somewhere, and violated by the witness.
+Kind = Literal["identity", "upper", "lower", "false"]
 
 
 #: Rounding of a sum of probabilities, or of a logarithm of one.
@@ -25,8 +44,8 @@ def _unit_resolution(instances: object) -> FloatArray:
 
 
 @dataclass(frozen=True)
-class Claim(Generic[Instances]):
-    """`left(instance) <= right(instance)`, evaluated on batches of instances.
+class Claim(Generic[Batch]):
+    """`left(instance) <= right(instance)`, `>=` or `=`, evaluated on batches of instances.
 
     Parameters
     ----------
@@ -36,33 +55,129 @@ class Claim(Generic[Instances]):
         The statement, in plain text.
     source : str
         Where it is stated: arXiv id or author and year.
-    kind : "upper" or "false"
+    kind : "identity", "upper", "lower" or "false"
     left, right : functions from a batch of instances to one number per instance
     witness : function returning a batch
-        Where the claim is tight or approaches its supremum (`upper`), or fails (`false`).
+        Where the claim is tight or approaches its supremum (`upper`, `lower`), or fails (`false`).
     resolution : function from a batch to one number per instance
-        The rounding of the left side; by default that of sums of probabilities.
+        The rounding of the smaller side, or of the difference of the sides of an identity; by
+        default that of sums of probabilities.
+    assumptions : str
+        What an instance has to satisfy, beyond what its family guarantees.
+    most_instances : int, optional
+        How many instances a check evaluates at most, for sides that are slow.
     """
 
     name: str
     formula: str
     source: str
     kind: Kind
-    left: Callable[[Instances], FloatArray]
-    right: Callable[[Instances], FloatArray]
-    witness: Callable[[], Instances]
-    resolution: Callable[[Instances], FloatArray] = _unit_resolution
+    left: Callable[[Batch], FloatArray]
+    right: Callable[[Batch], FloatArray]
+    witness: Callable[[], Batch]
+    resolution: Callable[[Batch], FloatArray] = _unit_resolution
+    assumptions: str = ""
+    most_instances: int | None = None
 
-    def ratio(self, instances: Instances) -> FloatArray:
-        """Return left/right for each instance; above 1 is a violation.
+    @property
+    def family(self) -> type[Batch]:
+        """Return the class of the instances; `family.sample(n, rng)` draws some."""
+        return type(self.witness())
 
-        The left side enters less `resolution`, what rounding alone can make of it: two policies
+    def ratio(self, instances: Batch) -> FloatArray:
+        """Return how much of what is allowed each instance uses; above 1 is a violation.
+
+        That is left/right for `upper` and `false`, right/left for `lower`, and for an identity
+        |left - right| over the rounding allowed: `resolution`, and as much of the larger side as
+        `RESOLUTION` is of 1.  Between two negative sides the quotient is turned round, so that it
+        still passes 1 where the claim fails; a side above 0 that should lie below one that is not
+        makes it infinite.
+
+        The smaller side enters less `resolution`, what rounding alone can make of it: two policies
         that differ by one ulp otherwise violate anything.  `0 <= 0` and `inf <= inf` say nothing
         and count as ratio 0; a side that is not a number counts as a violation.
         """
-        left, right = np.broadcast_arrays(self.left(instances), self.right(instances))
-        left = np.maximum(left - self.resolution(instances), 0.0)
-        vacuous = ((left == 0) & (right <= 0)) | np.isposinf(right)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            ratio = np.where(vacuous, 0.0, left / np.where(vacuous, 1.0, right))
+        left, right = np.broadcast_arrays(
+            np.asarray(self.left(instances), dtype=np.float64),
+            np.asarray(self.right(instances), dtype=np.float64),
+        )
+        resolution = self.resolution(instances)
+        if self.kind == "identity":
+            ratio = _mismatch(left, right, resolution)
+        elif self.kind == "lower":
+            ratio = _quotient(right, left, resolution)
+        else:
+            ratio = _quotient(left, right, resolution)
         return np.where(np.isnan(left) | np.isnan(right), np.inf, ratio)
+
+    def check(self, instances: int, seed: int) -> CheckResult:
+        """Return the worst ratio over the witness and `instances` sampled instances.
+
+        The sample is drawn in batches, each with a generator of its own: a larger sample begins
+        with the smaller one.
+        """
+        start = time.perf_counter()
+        count = whole_number("instances", instances, least=1)
+        if self.most_instances is not None:
+            count = min(count, self.most_instances)
+        witness = self.witness()
+        witness_ratio = float(self.ratio(witness).max())
+        sampled, index, instance = -1.0, None, None
+        for first, batch in _batches(self, count, seed):
+            ratios = self.ratio(batch)
+            k = int(ratios.argmax())
+            if ratios[k] > sampled:
+                sampled, index, instance = float(ratios[k]), first + k, batch.take(k)
+        if witness_ratio >= sampled:
+            index, instance = None, witness.take(int(self.ratio(witness).argmax()))
+        worst = max(sampled, witness_ratio)
+        verdict, passed = _verdict(self.kind, worst)
+        return CheckResult(
+            claim=self.name, source=self.source, kind=self.kind, formula=self.formula,
+            instances=count, worst=worst, verdict=verdict, passed=passed,
+            worst_index=index, worst_instance=instance, sampled=sampled, witness=witness_ratio,
+            seconds=time.perf_counter() - start,
+        )  # fmt: skip
+
+
+def _batches(claim: Claim[Batch], count: int, seed: int) -> Iterator[tuple[int, Batch]]:
+    family = claim.family
+    for number, first in enumerate(range(0, count, BATCH)):
+        rng = generator_for("check", f"{claim.name}/{number}", seed)
+        yield first, family.sample(min(BATCH, count - first), rng)
+
+
+def _quotient(smaller: FloatArray, larger: FloatArray, resolution: FloatArray) -> FloatArray:
+    """Return how much of the larger side the smaller one takes, after its rounding."""
+    smaller = smaller - resolution
+    vacuous = ((smaller <= 0) & (larger >= 0)) | np.isposinf(larger) | np.isneginf(smaller)
+    crossed = (smaller >= 0) & (larger <= 0)
+    plain = ~vacuous & ~crossed
+    negative = plain & (smaller < 0)
+    over = np.where(negative, larger, smaller)
+    under = np.where(negative, smaller, larger)
+    with np.errstate(over="ignore"):
+        ratio = np.divide(over, under, out=np.zeros_like(smaller), where=plain)
+    return np.where(crossed & ~vacuous, np.inf, ratio)
+
+
+def _mismatch(left: FloatArray, right: FloatArray, resolution: FloatArray) -> FloatArray:
+    """Return the difference of two sides over the rounding allowed."""
+    equal = left == right
+    finite = np.isfinite(left) & np.isfinite(right)
+    a, b = np.where(finite, left, 0.0), np.where(finite, right, 0.0)
+    allowed = resolution + RESOLUTION * np.maximum(np.abs(a), np.abs(b))
+    difference = np.abs(a - b)
+    ratio = np.divide(
+        difference, allowed, out=np.where(difference > 0, np.inf, 0.0), where=allowed > 0
+    )
+    return np.where(equal, 0.0, np.where(finite, ratio, np.inf))
+
+
+def _verdict(kind: Kind, worst: float) -> tuple[str, bool]:
+    violated = not worst <= 1.0 + TOLERANCE
+    if kind == "false":
+        return ("false", True) if violated else ("not refuted", False)
+    if violated:
+        return "VIOLATED", False
+    return ("holds" if kind == "identity" or worst < TIGHT else "holds, tight"), True

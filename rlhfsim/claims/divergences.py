@@ -8,12 +8,13 @@ arXiv 1206.2459 (Renyi), and the change of measure of Cauchy-Schwarz.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+from dataclasses import replace
 
 import numpy as np
 
 from rlhfsim.checks import FloatArray
 from rlhfsim.claims.base import RESOLUTION, Claim
+from rlhfsim.claims.pairs import Pairs, sample_pairs
 from rlhfsim.divergences import (
     KL,
     ChiSquared,
@@ -23,57 +24,9 @@ from rlhfsim.divergences import (
     total_variation,
 )
 
-
-@dataclass(frozen=True, eq=False)
-class Pairs:
-    """N instances: two (policy, reference) pairs, a mixing weight, and a reward error.
-
-    Inequalities that need one pair read `policy` and `reference` alone.
-    """
-
-    policy: FloatArray  # (N, Y)
-    reference: FloatArray  # (N, Y)
-    other_policy: FloatArray  # (N, Y)
-    other_reference: FloatArray  # (N, Y)
-    weight: FloatArray  # (N,) in [0, 1]
-    error: FloatArray  # (N, Y): r* - r^
-
-    def __len__(self) -> int:
-        """Return N."""
-        return len(self.policy)
-
-    def take(self, index: int) -> Pairs:
-        """Return the batch of one instance."""
-        return Pairs(*(getattr(self, f.name)[index : index + 1] for f in fields(self)))
-
+__all__ = ["DIVERGENCE_CLAIMS", "PairClaim", "Pairs", "sample_pairs"]
 
 PairClaim = Claim[Pairs]
-
-
-def sample_pairs(n: int, n_responses: int, rng: np.random.Generator) -> Pairs:
-    """Return random instances: peaked to flat, some conditioned on a set, some nearly equal."""
-
-    def distributions() -> FloatArray:
-        skew = 10.0 ** rng.uniform(-1.0, 1.0, size=(n, 1))
-        weights = np.maximum(rng.standard_gamma(np.broadcast_to(skew, (n, n_responses))), 1e-290)
-        return weights / weights.sum(axis=1, keepdims=True)
-
-    reference, other_reference = distributions(), distributions()
-    policy, other_policy = distributions(), distributions()
-    # A third of the policies are the reference conditioned on a random set: the tight direction.
-    kept = rng.random((n, n_responses)) < rng.random((n, 1))
-    kept[np.arange(n), reference.argmax(axis=1)] = True
-    conditioned = np.where(kept, reference, 0.0)
-    conditioned /= conditioned.sum(axis=1, keepdims=True)
-    # Another third are small steps from the reference: the local regime.
-    step = 10.0 ** rng.uniform(-6.0, 0.0, size=(n, 1))
-    nearby = (1.0 - step) * reference + step * policy
-    third = rng.integers(0, 3, size=(n, 1))
-    policy = np.where(third == 0, policy, np.where(third == 1, conditioned, nearby))
-    return Pairs(
-        policy, reference, other_policy, other_reference, rng.random(n),
-        rng.standard_normal((n, n_responses)),
-    )  # fmt: skip
 
 
 # ---- witnesses -----------------------------------------------------------------------------------

@@ -9,18 +9,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from rlhfsim.claims import CLAIMS, PairClaim, Pairs, sample_pairs
+from rlhfsim.claims import DIVERGENCE_CLAIMS, PairClaim, Pairs, sample_pairs
+from rlhfsim.claims.checking import TIGHT, TOLERANCE
 from rlhfsim.randomness import generator_for
 from rlhfsim.studies.record import Finding, StudyResult
 
 NAME = "inequalities"
 _HERE = f"rlhfsim.studies.{NAME}"
-
-#: Rounding allowed on a ratio that equals 1.
-_TOLERANCE = 1e-9
-
-#: A worst ratio from here on counts as tight.
-_TIGHT = 0.999
 
 #: Least share of random instances on which a claim must say something (`0 <= 0` does not).
 _LEAST_INFORMATIVE = 0.25
@@ -37,7 +32,7 @@ class Settings:
 
 def run(settings: Settings, seed: int) -> StudyResult:
     """Return the worst ratio left/right of every claim, over random instances and its witness."""
-    rows = [_examine(claim, settings, seed) for claim in CLAIMS]
+    rows = [_examine(claim, settings, seed) for claim in DIVERGENCE_CLAIMS]
     table = pd.DataFrame(rows)
     return StudyResult(
         name=NAME,
@@ -63,7 +58,7 @@ def _examine(claim: PairClaim, settings: Settings, seed: int) -> dict[str, Any]:
             random_ratio, worst = float(ratios[k]), batch.take(k)
     shown = witness if claim.kind == "false" or witness_ratio >= random_ratio else worst
     ratio = max(witness_ratio, random_ratio)
-    violated = ratio > 1.0 + _TOLERANCE
+    violated = ratio > 1.0 + TOLERANCE
     return {
         "claim": claim.name,
         "formula": claim.formula,
@@ -118,7 +113,7 @@ def _strength(row: Mapping[str, Any]) -> str:
     """Return how well a claim without a violation is supported."""
     if row["informative"] < _LEAST_INFORMATIVE:
         return _EMPTY
-    return "holds, tight" if row["worst_ratio"] >= _TIGHT else "holds"
+    return "holds, tight" if row["worst_ratio"] >= TIGHT else "holds"
 
 
 def _vector(values: object) -> str:
