@@ -151,6 +151,108 @@ def learners(
 
 
 @app.command()
+def claims(
+    source: Annotated[str | None, typer.Option(help="Only those whose source has this.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """List the claims: statements of the literature that can be evaluated."""
+    from rlhfsim.claims import CLAIMS
+    from rlhfsim.claims.checking import select
+
+    columns = ("name", "source", "kind", "formula")
+    rows = [[getattr(claim, key) for key in columns] for claim in select(CLAIMS, (), source)]
+    if as_json:
+        print(json.dumps([dict(zip(columns, row, strict=True)) for row in rows], indent=1))
+        return
+    table = Table(*columns)
+    for row in rows:
+        table.add_row(*map(_literal, row))
+    _console().print(table)
+
+
+@app.command()
+def check(
+    names: Annotated[list[str] | None, typer.Argument(help="Claims to check; all else.")] = None,
+    source: Annotated[str | None, typer.Option(help="Only those whose source has this.")] = None,
+    instances: Annotated[int, typer.Option(help="Random instances for each claim.")] = 10_000,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of every random draw.")] = 0,
+    out: Annotated[Path | None, typer.Option(help="Write the table: .md, .csv or .tex.")] = None,
+    budget: Annotated[
+        float | None, typer.Option(help="Seconds; fewer instances where they do not fit.")
+    ] = None,
+) -> None:
+    """Evaluate claims on random instances; exit code 1 if one does not behave as expected."""
+    from rlhfsim.claims import CLAIMS, checking
+    from rlhfsim.files import write_text
+
+    if out is not None and out.suffix not in checking.WRITERS:
+        raise ValueError(f"out is {str(out)!r}; it must end in {', '.join(checking.WRITERS)}")
+    if out is not None and not out.parent.is_dir():
+        raise ValueError(f"out is {str(out)!r}; there is no folder {str(out.parent)!r}")
+    chosen = checking.select(CLAIMS, names or (), source)
+    errors = Console(stderr=True)
+    with Progress(
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+        console=errors, disable=not errors.is_terminal,
+    ) as bar:  # fmt: skip
+        task = bar.add_task("checking", total=len(chosen))
+
+        def step(done: int, total: int, name: str) -> None:
+            bar.update(task, completed=done, total=total, description=name)
+
+        results = checking.check(
+            chosen, instances=instances, seed=seed, budget=budget, progress=step
+        )
+        bar.update(task, description="done")
+    columns = [k for k, column in enumerate(checking.COLUMNS) if column != "formula"]
+    table = Table(*(checking.COLUMNS[k] for k in columns))
+    for result in results:
+        *first, verdict = (_literal(checking.cells(result)[k]) for k in columns)
+        table.add_row(*first, f"[{'green' if result.passed else 'bold red'}]{verdict}[/]")
+    _console().print(table)
+    if out is not None:
+        write_text(out, checking.WRITERS[out.suffix](results))
+        print(f"written to {out}")
+    if not all(result.passed for result in results):
+        raise typer.Exit(1)
+
+
+@app.command(name="break")
+def break_(
+    name: Annotated[str, typer.Argument(help="Name of a claim; see `rlhfsim claims`.")],
+    seed: Annotated[int, typer.Option(min=0, help="Seed of every random draw.")] = 0,
+    seconds: Annotated[
+        float | None, typer.Option(help="Search for so long; a fixed number of instances else.")
+    ] = None,
+) -> None:
+    """Search for an instance that violates a claim; exit code 0 if there is one, 1 if not."""
+    from rlhfsim.claims import CLAIMS, Claim
+    from rlhfsim.claims.checking import select
+    from rlhfsim.falsify import UNLIMITED, falsify
+
+    (claim,) = select(CLAIMS, [name])
+    if not isinstance(claim, Claim):
+        raise ValueError(f"{name!r} is about rates or probabilities; it has no single instances")
+    budget = {} if seconds is None else {"budget": UNLIMITED}
+    found = falsify(claim, seed=seed, seconds=seconds, **budget)
+    print(f"{claim.formula}    ({claim.source})")
+    if not found.violated:
+        print(
+            f"no violation in {found.evaluations} instances; "
+            f"largest ratio {found.shrunk_from.ratio:.9g}, near"
+        )
+    else:
+        print(f"violated: ratio {found.ratio:.9g} ({found.certificate}) at")
+    print(found.describe())
+    if found.violated:
+        print(
+            f"largest ratio found {found.shrunk_from.ratio:.9g}, in {found.evaluations} instances"
+        )
+    if not found.violated:
+        raise typer.Exit(1)
+
+
+@app.command()
 def doctor(
     target: Annotated[
         str | None,
