@@ -11,7 +11,7 @@ TEXT = (ROOT / "README.md").read_text()
 def test_python_blocks_run_and_print_what_they_say(capsys):
     namespace = {}
     blocks = re.findall(r"```python\n(.*?)```", TEXT, re.S)
-    assert len(blocks) == 10
+    assert len(blocks) == 11
     for block in blocks:
         exec(compile(block, "README.md", "exec"), namespace)
     printed = capsys.readouterr().out
@@ -70,3 +70,11 @@ def test_quoted_numbers_are_measured():
     assert (last["parameter"], round(last["kl_formula"], 2), round(last["kl"], 2)) == (
         16384, 8.70, 2.90,
     )  # fmt: skip
+
+
+def test_claims_are_counted():
+    from rlhfsim.claims import CLAIMS
+
+    false = sum(claim.kind == "false" for claim in CLAIMS)
+    assert f"{len(CLAIMS)} statements of the literature" in TEXT
+    assert f"{false} of them are false" in TEXT
