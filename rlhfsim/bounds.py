@@ -235,5 +235,6 @@ def proposition_a1_floor(n: int) -> float:
     number, in reward units; about `0.134 / ln n` for large n
     """
     n = checks.whole_number("n", n, least=3)
-    rest = 1.0 - 2.0 / n
-    return float(rest / (np.e + rest) / (2.0 * np.log(n)))
+    # Python's own logarithm and division take integers beyond the floats.
+    rest = 1.0 - 2 / n
+    return float(rest / (np.e + rest) / (2.0 * math.log(n)))

@@ -244,6 +244,12 @@ def test_constant_of_the_finite_class_error_is_right(share, holds):
     assert (probability_of_the_wrong_reward(n, h) <= delta) == holds
 
 
+def test_proposition_floor_of_any_integer():
+    assert proposition_a1_floor(10**400) == pytest.approx(
+        1 / (math.e + 1) / (800 * math.log(10)), rel=1e-14
+    )
+
+
 @pytest.mark.parametrize("n", [3, 10, 100, 10**4, 10**8, 10**15])
 def test_proposition_floor_is_below_every_beta_and_of_the_right_size(n):
     instance = proposition_a1(n)

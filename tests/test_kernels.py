@@ -1087,7 +1087,10 @@ MEASURE = """
 
     for shape in ((200, 20_000), (1, 4_000_000)):
         for divergence in (KL(), ChiSquared(), ChiSquared() + 0.3 * KL()):
-            solve(np.zeros((8, 20_000)), np.full((8, 20_000), 1 / 20_000), divergence, 1.0)
+            # Loading or compiling the kernels, of short and of long rows, takes memory once.
+            for small in ((8, 20_000), (1, 400_000)):
+                p, place = np.full(small, 1 / small[1]), np.empty(small)
+                solve(np.zeros(small), p, divergence, 1.0, out=place)
         reward, reference, out = (np.empty(shape) for _ in range(3))
         out[:] = 0.0
         np.sin(np.arange(shape[1], dtype=np.float32), out=reward[0])

@@ -16,7 +16,7 @@ class Draws(Rows):
     """N instances of choosing among n draws of a reference by a reward."""
 
     parametrization: ClassVar[dict[str, str]] = {
-        "reference": "simplex", "reward": "real", "temperature": "positive", "probe": "real",
+        "reference": "simplex", "reward": "real", "temperature": "positive",
     }  # fmt: skip
 
     reference: FloatArray  # (N, Y)

@@ -125,14 +125,13 @@ def _count(
 
 
 @EXACT
-def _add(part: CountArray, table: FloatArray, first: bool) -> None:
-    """Add to the table, or write what is the first."""
-    if first:
+def _add_parts(parts: CountArray, table: FloatArray) -> None:
+    """Write the sum of the rows of `parts`; whole numbers, in which the order does not show."""
+    for k in range(table.size):
+        table[k] = parts[0, k]
+    for part in range(1, parts.shape[0]):
         for k in range(table.size):
-            table[k] = part[k]
-    else:
-        for k in range(table.size):
-            table[k] += part[k]
+            table[k] += parts[part, k]
 
 
 @EXACT
@@ -150,31 +149,44 @@ def _is_compared(table: FloatArray, start: int, size: int, i: int) -> bool:
 
 
 @EXACT
-def _squeeze(
-    table: FloatArray, compared: BoolArray, start: IntArray, size: IntArray, members: IntArray,
-    first: IntArray,
+def _squeeze(table: FloatArray, compared: BoolArray, start: int, members: IntArray) -> int:
+    """List the responses that a prompt compares, and leave the others out of its table.
+
+    Return how many there are; the table begins at `start`.
+    """
+    responses, size = compared.size, 0
+    half = pairs(responses)
+    for y in range(responses):
+        compared[y] = _is_compared(table, start, responses, y)
+        if compared[y]:
+            members[size] = y
+            size += 1
+    if size == responses:
+        return size
+    # Entries only move towards the front, in order, so none is overwritten before it moved.
+    write = start
+    for side in range(2):
+        for a in range(size):
+            read = start + side * half + row_start(members[a], responses) - members[a] - 1
+            for b in range(a + 1, size):
+                table[write] = table[read + members[b]]
+                write += 1
+    return size
+
+
+@EXACT
+def _settle(
+    parts: CountArray, table: FloatArray, compared: BoolArray, start: IntArray, size: IntArray,
+    members: IntArray, first: IntArray, begin: int, end: int,
 ) -> None:  # fmt: skip
-    """List the responses that each prompt compares and leave the others out of its table."""
+    """Add up and squeeze the tables of a range of prompts."""
     responses = compared.shape[1]
-    half, to = pairs(responses), 0
-    for x in range(size.size):
-        first[x], start[x] = to, 2 * half * x
-        for y in range(responses):
-            compared[x, y] = _is_compared(table, start[x], responses, y)
-            if compared[x, y]:
-                members[to] = y
-                to += 1
-        size[x] = to - first[x]
-        if size[x] == responses:
-            continue
-        # Entries only move towards the front, in order, so none is overwritten before it moved.
-        write = start[x]
-        for side in range(2):
-            for a in range(first[x], to):
-                read = start[x] + side * half + row_start(members[a], responses) - members[a] - 1
-                for b in range(a + 1, to):
-                    table[write] = table[read + members[b]]
-                    write += 1
+    entries = 2 * pairs(responses)
+    for x in range(begin, end):
+        start[x], first[x] = entries * x, responses * x
+        inside = slice(entries * x, entries * (x + 1))
+        _add_parts(parts[:, inside], table[inside])
+        size[x] = _squeeze(table, compared[x], start[x], members[first[x] : first[x] + responses])
 
 
 def _from_rows(data: PreferenceData) -> tuple[Tables, int]:
@@ -183,18 +195,19 @@ def _from_rows(data: PreferenceData) -> tuple[Tables, int]:
     workers = min(get_threads(), max(1, len(data) // _WORTH_A_THREAD))
     shares = max(workers, -(-len(data) // _MOST_ROWS))
     cuts = [len(data) * k // shares for k in range(shares + 1)]
-    parts = [np.zeros(x * y * (y - 1) + 1, dtype=np.int32) for _ in range(shares)]
+    parts = np.zeros((shares, x * y * (y - 1) + 1), dtype=np.int32)
     calls = [(*(c[cuts[k] : cuts[k + 1]] for c in columns), y, parts[k]) for k in range(shares)]
     in_parallel(_count, calls)
-    # Whole numbers: their sum does not depend on who counted what.
-    table = np.empty(parts[0].size)
-    for k, part in enumerate(parts):
-        _add(part, table, k == 0)
-    equal, table[-1] = int(table[-1]), 0.0
+    table = np.empty(x * y * (y - 1) + 1)
+    table[-1] = 0.0
     start, size, first = (np.empty(x, dtype=np.int64) for _ in range(3))
     members = np.empty(x * y, dtype=np.int64)
     compared = np.empty((x, y), dtype=np.bool_)
-    _squeeze(table, compared, start, size, members, first)
+    arrays = (parts, table, compared, start, size, members, first)
+    workers = min(workers, x)
+    ends = [x * k // workers for k in range(workers + 1)]
+    in_parallel(_settle, [(*arrays, ends[k], ends[k + 1]) for k in range(workers)])
+    equal = int(parts[:, -1].sum(dtype=np.int64))
     return Tables(0, table, start, size, members, first, compared), equal
 
 
