@@ -1109,10 +1109,12 @@ MEASURE = """
 @pytest.mark.skipif(not os.path.exists("/proc/self/clear_refs"), reason="needs Linux")  # noqa: PTH110
 def test_the_kernels_need_no_memory_to_speak_of():
     """The high-water mark of a process, as what the kernels allocate themselves is not numpy's."""
-    run = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(MEASURE)],
-        capture_output=True, text=True, check=True, timeout=300,
-    )  # fmt: skip
+    for _ in range(2):
+        # Compiling takes memory as well; the second process finds everything compiled.
+        run = subprocess.run(
+            [sys.executable, "-c", textwrap.dedent(MEASURE)],
+            capture_output=True, text=True, check=True, timeout=300,
+        )  # fmt: skip
     shares = {line.rsplit(" ", 1)[0]: float(line.split()[-1]) for line in run.stdout.splitlines()}
     assert len(shares) == 6
     assert max(shares.values()) < 0.1, shares
