@@ -55,13 +55,13 @@ module              what is in it
 `claims`            statements of the literature as objects that can be checked: `CLAIMS`
 `certify`           claims in ball arithmetic; Proposition A.1 for every beta (needs python-flint)
 `falsify`           searches for an instance that violates a claim, and shrinks it
-`studies`           settings -> tables and findings; one module per part of the report
+`findings`          what was found: tables, and sentences drawn from them
 `notation`, `plots` formulas in Unicode; tables -> figures
 `report`, `repro`   the HTML page; the main job `rlhfsim repro`
 `papers`, `cli`     expected numbers of papers; the command line
 ==================  ==============================================================================
 
-Every line of the report names the function that computed it (in `studies`) and the table that
+Every line of the report names the function that computed it (in `repro`) and the table that
 holds its numbers.
 """
 

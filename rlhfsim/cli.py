@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
@@ -57,7 +58,7 @@ def repro(
 ) -> None:
     """Run the main job: every study, one table of verdicts, figures and an HTML report."""
     from rlhfsim.bandit import ContextualBandit
-    from rlhfsim.repro import STEPS, reproduce
+    from rlhfsim.repro.job import STEPS, reproduce
 
     if not out:
         raise ValueError("out is empty; it must name a folder")
@@ -87,22 +88,19 @@ def repro(
 def figure(
     name: Annotated[str, typer.Argument(help="Name of a figure, such as proposition_a1.")],
     results: Annotated[Path, typer.Argument(help="Folder written by `rlhfsim repro`.")],
-    out: Annotated[Path, typer.Option(help="Folder for the PDF and PNG.")] = Path(),
+    out: Annotated[Path, typer.Option(help="Folder for the files.")] = Path(),
+    venue: Annotated[
+        str | None, typer.Option(help="icml, neurips, iclr, jmlr or tmlr: its width and font.")
+    ] = None,
+    width: Annotated[str, typer.Option(help="column or full, for a page of two columns.")] = "full",
+    formats: Annotated[
+        str, typer.Option("--format", help="Some of pdf, png, svg, pgf, with commas between.")
+    ] = "pdf,png",
 ) -> None:
-    """Draw one figure again from saved tables."""
-    from rlhfsim.plots import FIGURES, style
-    from rlhfsim.repro import read_tables
+    """Draw one figure again from saved tables, with its numbers and caption beside it."""
+    from rlhfsim.plots.redraw import redraw
 
-    if name not in FIGURES:
-        raise ValueError(f"name is {name!r}; it must be one of {', '.join(FIGURES)}")
-    spec = FIGURES[name]
-    tables = read_tables(results, spec.tables)
-    if not spec.applies(tables):
-        raise ValueError(f"{results} holds no data for {name}; run repro with --table")
-    if out.exists() and not out.is_dir():
-        raise ValueError(f"{out} is not a folder")
-    out.mkdir(parents=True, exist_ok=True)
-    for path in style.save(spec.draw(tables), out / name):
+    for path in redraw(name, results, out, venue=venue, width=width, formats=formats.split(",")):
         print(path)
 
 
@@ -152,15 +150,18 @@ def learners(
 
 @app.command()
 def claims(
+    files: Annotated[
+        list[str] | None, typer.Argument(help="Python files with claims of yours; ours else.")
+    ] = None,
     source: Annotated[str | None, typer.Option(help="Only those whose source has this.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """List the claims: statements of the literature that can be evaluated."""
+    """List the claims: statements of the literature that can be evaluated, or those of a file."""
     from rlhfsim.claims import CLAIMS
-    from rlhfsim.claims.checking import select
+    from rlhfsim.claims.loading import find
 
     columns = ("name", "source", "kind", "formula")
-    rows = [[getattr(claim, key) for key in columns] for claim in select(CLAIMS, (), source)]
+    rows = [[getattr(claim, key) for key in columns] for claim in find(CLAIMS, files or (), source)]
     if as_json:
         print(json.dumps([dict(zip(columns, row, strict=True)) for row in rows], indent=1))
         return
@@ -172,7 +173,10 @@ def claims(
 
 @app.command()
 def check(
-    names: Annotated[list[str] | None, typer.Argument(help="Claims to check; all else.")] = None,
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(help="Claims, or Python files with claims of yours: FILE.py, FILE.py:name."),
+    ] = None,
     source: Annotated[str | None, typer.Option(help="Only those whose source has this.")] = None,
     instances: Annotated[int, typer.Option(help="Random instances for each claim.")] = 10_000,
     seed: Annotated[int, typer.Option(min=0, help="Seed of every random draw.")] = 0,
@@ -183,13 +187,14 @@ def check(
 ) -> None:
     """Evaluate claims on random instances; exit code 1 if one does not behave as expected."""
     from rlhfsim.claims import CLAIMS, checking
+    from rlhfsim.claims.loading import find
     from rlhfsim.files import write_text
 
     if out is not None and out.suffix not in checking.WRITERS:
         raise ValueError(f"out is {str(out)!r}; it must end in {', '.join(checking.WRITERS)}")
     if out is not None and not out.parent.is_dir():
         raise ValueError(f"out is {str(out)!r}; there is no folder {str(out.parent)!r}")
-    chosen = checking.select(CLAIMS, names or (), source)
+    chosen = find(CLAIMS, names or (), source)
     errors = Console(stderr=True)
     with Progress(
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
@@ -200,9 +205,10 @@ def check(
         def step(done: int, total: int, name: str) -> None:
             bar.update(task, completed=done, total=total, description=name)
 
-        results = checking.check(
-            chosen, instances=instances, seed=seed, budget=budget, progress=step
-        )
+        with _blaming_users(names or ()):
+            results = checking.check(
+                chosen, instances=instances, seed=seed, budget=budget, progress=step
+            )
         bar.update(task, description="done")
     columns = [k for k, column in enumerate(checking.COLUMNS) if column != "formula"]
     table = Table(*(checking.COLUMNS[k] for k in columns))
@@ -219,7 +225,9 @@ def check(
 
 @app.command(name="break")
 def break_(
-    name: Annotated[str, typer.Argument(help="Name of a claim; see `rlhfsim claims`.")],
+    name: Annotated[
+        str, typer.Argument(help="A claim (see `rlhfsim claims`), or one of yours: FILE.py:name.")
+    ],
     seed: Annotated[int, typer.Option(min=0, help="Seed of every random draw.")] = 0,
     seconds: Annotated[
         float | None, typer.Option(help="Search for so long; a fixed number of instances else.")
@@ -227,14 +235,17 @@ def break_(
 ) -> None:
     """Search for an instance that violates a claim; exit code 0 if there is one, 1 if not."""
     from rlhfsim.claims import CLAIMS, Claim
-    from rlhfsim.claims.checking import select
+    from rlhfsim.claims.loading import find
     from rlhfsim.falsify import UNLIMITED, falsify
 
-    (claim,) = select(CLAIMS, [name])
+    claim, *others = find(CLAIMS, [name])
+    if others:
+        raise ValueError(f"{name} holds {1 + len(others)} claims; say which: {name}:NAME")
     if not isinstance(claim, Claim):
         raise ValueError(f"{name!r} is about rates or probabilities; it has no single instances")
     budget = {} if seconds is None else {"budget": UNLIMITED}
-    found = falsify(claim, seed=seed, seconds=seconds, **budget)
+    with _blaming_users([name]):
+        found = falsify(claim, seed=seed, seconds=seconds, **budget)
     print(f"{claim.formula}    ({claim.source})")
     if not found.violated:
         print(
@@ -250,6 +261,20 @@ def break_(
         )
     if not found.violated:
         raise typer.Exit(1)
+
+
+@contextmanager
+def _blaming_users(targets: Sequence[str]) -> Iterator[None]:
+    """Turn what a claim of a user's file raises into a `ValueError`, which is bad input."""
+    from rlhfsim.claims.loading import is_file
+
+    try:
+        yield
+    except Exception as error:
+        if not any(map(is_file, targets)):
+            raise
+        where = "".join(f"{note}: " for note in getattr(error, "__notes__", ()))
+        raise ValueError(f"{where}{type(error).__name__}: {error}") from error
 
 
 @app.command()

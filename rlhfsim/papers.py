@@ -24,7 +24,7 @@ from typing import Any
 
 import pandas as pd
 
-from rlhfsim.studies import MODULES
+from rlhfsim.repro import MODULES
 
 _NUMBER_KEYS = {"name", "source", "table", "where", "column", "value"}
 _RULES = {"relative", "at_most", "at_least"}

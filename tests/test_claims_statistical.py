@@ -32,7 +32,7 @@ from rlhfsim.claims.slopes import fit_slope
 from rlhfsim.claims.statistical import ProbabilityClaim, RateClaim
 from rlhfsim.laws import population_pairs
 from rlhfsim.losses import dpo, dpo_without_log, log_policy_loss
-from rlhfsim.studies.proposition_a1 import wrong_reward_law
+from rlhfsim.repro.proposition_a1 import wrong_reward_law
 
 CLAIMS = (*PROPOSITION_A1_CLAIMS, *DATA_CLAIMS, *LEARNING_RATE_CLAIMS, *CONSISTENCY_CLAIMS)
 RATES = [c for c in CLAIMS if isinstance(c, RateClaim)]

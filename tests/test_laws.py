@@ -22,9 +22,9 @@ from rlhfsim.laws.multinomial import CountLaw
 from rlhfsim.laws.poisson import log_poisson, stirling_error
 from rlhfsim.laws.summation import CompensatedSum
 from rlhfsim.preferences import BradleyTerry, GeneralPreference, LabelNoise
+from rlhfsim.repro.proposition_a1 import wrong_reward_law
 from rlhfsim.rewards import mle_exists
 from rlhfsim.sampling import sample_preferences
-from rlhfsim.studies.proposition_a1 import wrong_reward_law
 
 # ---- counts ---------------------------------------------------------------------------------
 

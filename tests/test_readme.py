@@ -52,7 +52,7 @@ def test_files_that_it_names_exist():
 
 
 def test_quoted_numbers_are_measured():
-    from rlhfsim.studies import overoptimization, proposition_a1
+    from rlhfsim.repro import overoptimization, proposition_a1
 
     result = proposition_a1.run(proposition_a1.Settings(replications=1, sampled_sizes=(100,)), 0)
     summary = result.tables["proposition_a1_summary"].set_index(["method", "n"])

@@ -20,14 +20,14 @@ from rlhfsim import ContextualBandit, example_table
 from rlhfsim.files import TEMPORARY_PREFIX
 from rlhfsim.notation import to_html
 from rlhfsim.plots import FIGURES
-from rlhfsim.repro import STEPS, read_tables, reproduce
-from rlhfsim.studies import (
-    STUDIES,
+from rlhfsim.repro import (
+    PARTS,
     inequalities,
     overoptimization,
     proposition_a1,
     sharp_bound,
 )
+from rlhfsim.repro.job import STEPS, read_tables, reproduce
 
 SMALL = {
     "proposition_a1": lambda seed, table: proposition_a1.run(
@@ -54,9 +54,9 @@ SMALL = {
 @pytest.fixture
 def small(monkeypatch):
     """The main job with small settings, every part of it real."""
-    assert SMALL.keys() == STUDIES.keys()
+    assert SMALL.keys() == PARTS.keys()
     for name, study in SMALL.items():
-        monkeypatch.setitem(STUDIES, name, study)
+        monkeypatch.setitem(PARTS, name, study)
 
 
 def cli(*args, **options):
@@ -190,7 +190,7 @@ def test_same_seed_same_bytes_other_seed_other_numbers(small, tmp_path):
     assert len(steps) == STEPS
     assert digests(tmp_path / "a") == digests(tmp_path / "b")
     tables = read_tables(tmp_path / "a", ["sharp_bound", "overoptimization_curves"])
-    other = {k: v for name in STUDIES for k, v in STUDIES[name](2, None).tables.items()}
+    other = {k: v for name in PARTS for k, v in PARTS[name](2, None).tables.items()}
     for name, saved in tables.items():
         assert not saved.equals(other[name])
 
@@ -202,7 +202,7 @@ def test_failure_half_way_leaves_the_previous_run(small, tmp_path, monkeypatch):
     def interrupted(seed, table):
         raise KeyboardInterrupt
 
-    monkeypatch.setitem(STUDIES, "inequalities", interrupted)
+    monkeypatch.setitem(PARTS, "inequalities", interrupted)
     with pytest.raises(KeyboardInterrupt):
         reproduce(tmp_path, 2, None, lambda _: None)
     assert digests(tmp_path) == before
@@ -319,7 +319,7 @@ def test_unexpected_verdict_exits_with_1(small, tmp_path, monkeypatch, capsys):
         worse = type(first)(**{**first.__dict__, "expected": False})
         return type(result)(**{**result.__dict__, "findings": (worse, *rest)})
 
-    monkeypatch.setitem(STUDIES, "inequalities", contradicted)
+    monkeypatch.setitem(PARTS, "inequalities", contradicted)
     monkeypatch.setattr(sys, "argv", ["rlhfsim", "repro", "--out", str(tmp_path / "o")])
     with pytest.raises(SystemExit) as stop:
         module.main()

@@ -6,7 +6,7 @@ import pytest
 from mpmath_claims import SIDES, exact
 
 from rlhfsim.claims import DIVERGENCE_CLAIMS, Pairs
-from rlhfsim.studies.inequalities import NAME, Settings, _finding, run
+from rlhfsim.repro.inequalities import NAME, Settings, _finding, run
 
 SETTINGS = Settings(instances=1500, response_counts=(2, 4))
 

@@ -8,8 +8,7 @@ import pandas as pd
 import pytest
 
 from rlhfsim import KL, ChiSquared, ContextualBandit, example_table, random_bandit
-from rlhfsim.solvers.high_precision import solve_high_precision
-from rlhfsim.studies.overoptimization import (
+from rlhfsim.repro.overoptimization import (
     BEST_OF_N,
     METHODS,
     Settings,
@@ -19,6 +18,7 @@ from rlhfsim.studies.overoptimization import (
     standardised_proxy,
     with_proxy,
 )
+from rlhfsim.solvers.high_precision import solve_high_precision
 
 SETTINGS = Settings(
     prompts=3, responses=12, preferences=400, beta_points=31, most_doublings=8, beta_min=1e-2

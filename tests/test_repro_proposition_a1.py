@@ -10,8 +10,7 @@ from scipy.special import expit
 from scipy.stats import binom, multinomial
 
 from rlhfsim import KL, ChiSquared, FiniteClass, PreferenceData, fit_reward, proposition_a1
-from rlhfsim.solvers.high_precision import solve_high_precision
-from rlhfsim.studies.proposition_a1 import (
+from rlhfsim.repro.proposition_a1 import (
     METHODS,
     Settings,
     expected_regret,
@@ -19,6 +18,7 @@ from rlhfsim.studies.proposition_a1 import (
     sampled_frequency,
     wrong_reward_law,
 )
+from rlhfsim.solvers.high_precision import solve_high_precision
 
 SETTINGS = Settings(
     sizes=(100, 10_000, 10**8), beta_points=161, sampled_sizes=(100, 1000), replications=400
@@ -123,7 +123,7 @@ def test_truncation_is_bounded_and_accounted_for():
 
 def test_ties_decided_by_rounding_are_reported(monkeypatch):
     """With a tolerance that makes everything a tie, all but the symmetric ties are ambiguous."""
-    from rlhfsim.studies import proposition_a1 as module
+    from rlhfsim.repro import proposition_a1 as module
 
     monkeypatch.setattr(module, "_TIE", 1e9)
     law = wrong_reward_law(100)
@@ -204,7 +204,7 @@ def test_rates_and_findings(result):
 
 
 def test_findings_can_fail(result):
-    from rlhfsim.studies import proposition_a1 as module
+    from rlhfsim.repro import proposition_a1 as module
 
     tables = {k: v.copy() for k, v in result.tables.items()}
     summary = tables["proposition_a1_summary"]

@@ -8,8 +8,7 @@ import pytest
 
 from rlhfsim import KL, ChiSquared
 from rlhfsim.randomness import generator_for
-from rlhfsim.solvers.high_precision import solve_high_precision
-from rlhfsim.studies.sharp_bound import (
+from rlhfsim.repro.sharp_bound import (
     NAME,
     Settings,
     _findings,
@@ -22,6 +21,7 @@ from rlhfsim.studies.sharp_bound import (
     tuned,
     worst_by_rarity,
 )
+from rlhfsim.solvers.high_precision import solve_high_precision
 
 SETTINGS = Settings(random_instances=300, equality_instances=60, adversarial_instances=300)
 BATCHES = {

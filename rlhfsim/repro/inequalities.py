@@ -11,11 +11,11 @@ import pandas as pd
 
 from rlhfsim.claims import DIVERGENCE_CLAIMS, PairClaim, Pairs, sample_pairs
 from rlhfsim.claims.checking import TIGHT, TOLERANCE
+from rlhfsim.findings import Finding, StudyResult
 from rlhfsim.randomness import generator_for
-from rlhfsim.studies.record import Finding, StudyResult
 
 NAME = "inequalities"
-_HERE = f"rlhfsim.studies.{NAME}"
+_HERE = f"rlhfsim.repro.{NAME}"
 
 #: Least share of random instances on which a claim must say something (`0 <= 0` does not).
 _LEAST_INFORMATIVE = 0.25
@@ -45,6 +45,7 @@ def run(settings: Settings, seed: int) -> StudyResult:
 
 
 def _examine(claim: PairClaim, settings: Settings, seed: int) -> dict[str, Any]:
+    assert claim.witness is not None
     witness = claim.witness()
     witness_ratio = float(claim.ratio(witness)[0])
     random_ratio, worst, informative = 0.0, witness, []

@@ -12,16 +12,16 @@ import pandas as pd
 
 from rlhfsim.bandit import ContextualBandit
 from rlhfsim.files import MANIFEST, atomic_path, sha256, staged_folder, write_text
-from rlhfsim.plots import FIGURES, style
+from rlhfsim.plots import FIGURES
 from rlhfsim.report import render
-from rlhfsim.studies import STUDIES, StudyResult
-from rlhfsim.studies.overoptimization import standardised_proxy
+from rlhfsim.repro import PARTS, StudyResult
+from rlhfsim.repro.overoptimization import standardised_proxy
 
 #: Called with a line of text as each step begins.
 Progress = Callable[[str], None]
 
 #: Progress calls of one run: a step per study and one for what is written.
-STEPS = len(STUDIES) + 1
+STEPS = len(PARTS) + 1
 
 
 def reproduce(
@@ -41,7 +41,7 @@ def reproduce(
         standardised_proxy(table)  # a constant proxy is refused now, not minutes later
     with staged_folder(out, _previous_files(out)) as staging:
         results = []
-        for name, study in STUDIES.items():
+        for name, study in PARTS.items():
             progress(name)
             results.append(study(seed, table))
         progress("tables, figures, report")
@@ -96,10 +96,10 @@ def write_figures(folder: Path, tables: Mapping[str, pd.DataFrame]) -> dict[str,
     folder.mkdir(parents=True, exist_ok=True)
     drawn = {}
     for name, spec in FIGURES.items():
-        if set(spec.tables) <= set(tables) and spec.applies(tables):
-            figure = spec.draw(tables)
-            style.save(figure, folder / name)
-            drawn[name] = style.to_svg(figure)
+        if spec.possible(tables):
+            drawing = spec.draw(tables)
+            drawing.save(folder / name)
+            drawn[name] = drawing.svg()
     return drawn
 
 

@@ -17,18 +17,18 @@ from rlhfsim.bandit import ContextualBandit
 from rlhfsim.checks import FloatArray
 from rlhfsim.coverage import concentrability
 from rlhfsim.divergences import KL, Divergence
+from rlhfsim.findings import Finding, StudyResult
 from rlhfsim.inference import best_of_n, best_of_n_chi_squared_bound, best_of_n_kl_formula
 from rlhfsim.instances import uniform_reward, zipf_bandit
 from rlhfsim.randomness import generator_for
+from rlhfsim.repro.methods import METHODS
+from rlhfsim.repro.search import minimize_over_beta
 from rlhfsim.rewards import Tabular, fit_reward
 from rlhfsim.sampling import sample_preferences
 from rlhfsim.solvers import solve
-from rlhfsim.studies.methods import METHODS
-from rlhfsim.studies.record import Finding, StudyResult
-from rlhfsim.studies.search import minimize_over_beta
 
 NAME = "overoptimization"
-_HERE = f"rlhfsim.studies.{NAME}"
+_HERE = f"rlhfsim.repro.{NAME}"
 
 BEST_OF_N = "best-of-N"
 

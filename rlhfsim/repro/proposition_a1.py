@@ -18,18 +18,18 @@ from scipy.stats import binomtest
 from rlhfsim.bounds import proposition_a1_floor, sharp_chi_squared_bound
 from rlhfsim.checks import FloatArray
 from rlhfsim.divergences import Divergence
+from rlhfsim.findings import Finding, StudyResult
 from rlhfsim.instances import PropositionA1, proposition_a1
 from rlhfsim.laws import multinomial_counts
 from rlhfsim.randomness import generator_for
+from rlhfsim.repro.methods import METHODS
+from rlhfsim.repro.search import OfBeta, minimize_over_beta
 from rlhfsim.rewards import FiniteClass, fit_reward
 from rlhfsim.sampling import sample_preferences
 from rlhfsim.solvers import solve
-from rlhfsim.studies.methods import METHODS
-from rlhfsim.studies.record import Finding, StudyResult
-from rlhfsim.studies.search import OfBeta, minimize_over_beta
 
 NAME = "proposition_a1"
-_HERE = f"rlhfsim.studies.{NAME}"
+_HERE = f"rlhfsim.repro.{NAME}"
 
 #: gamma of each method whose regret the sharp bound covers.
 KL_WEIGHTS: dict[str, float | None] = {"KL": None, "chi2": 0.0, "mixed": 1.0}

@@ -10,13 +10,13 @@ import pandas as pd
 from rlhfsim.bounds import chi_squared_bound, reward_error, sharp_chi_squared_bound, theory_beta
 from rlhfsim.checks import FloatArray
 from rlhfsim.divergences import ChiSquared
+from rlhfsim.findings import Finding, StudyResult
 from rlhfsim.randomness import generator_for
+from rlhfsim.repro.methods import METHODS
 from rlhfsim.solvers import solve
-from rlhfsim.studies.methods import METHODS
-from rlhfsim.studies.record import Finding, StudyResult
 
 NAME = "sharp_bound"
-_HERE = f"rlhfsim.studies.{NAME}"
+_HERE = f"rlhfsim.repro.{NAME}"
 _SOURCE = "derived: strong concavity, Cauchy-Schwarz"
 
 #: Rounding allowed on a ratio that equals 1.
