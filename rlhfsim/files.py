@@ -68,7 +68,7 @@ def staged_folder(
     if target.exists() and not target.is_dir():
         raise ValueError(f"{target} is not a folder")
     target.mkdir(parents=True, exist_ok=True)
-    with _locked(target):
+    with locked(target):
         for stale in target.glob(f"{TEMPORARY_PREFIX}*"):
             shutil.rmtree(stale) if stale.is_dir() else stale.unlink()
         staging = Path(tempfile.mkdtemp(prefix=TEMPORARY_PREFIX, dir=target))
@@ -126,7 +126,14 @@ def _publish(temporary: Path, target: Path) -> None:
 
 
 @contextmanager
-def _locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path) -> Iterator[None]:
+    """Hold a folder for one writer, until the block or the process ends.
+
+    Raises
+    ------
+    ValueError
+        If another process holds it.
+    """
     import fcntl  # here, so that reading tables works where there is none
 
     descriptor = os.open(folder, os.O_RDONLY)

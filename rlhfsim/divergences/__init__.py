@@ -14,6 +14,7 @@ from rlhfsim.divergences.forward_kl import ForwardKL
 from rlhfsim.divergences.hellinger import SquaredHellinger
 from rlhfsim.divergences.jensen_shannon import JensenShannon
 from rlhfsim.divergences.kl import KL
+from rlhfsim.divergences.text import parse_divergence
 
 #: Chi-squared, KL, and combinations of them from nearly the one to nearly the other.
 DIVERGENCES: tuple[Divergence, ...] = (
@@ -51,6 +52,7 @@ __all__ = [
     "ForwardKL",
     "JensenShannon",
     "SquaredHellinger",
+    "parse_divergence",
     "renyi",
     "require_consistent",
     "squared_hellinger",

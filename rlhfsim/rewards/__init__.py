@@ -10,6 +10,7 @@ from rlhfsim.rewards.finite_class import (
 from rlhfsim.rewards.fit import RewardModel, fit_reward
 from rlhfsim.rewards.gauge import FirstResponse, Gauge, ReferenceGauge, UniformGauge, centre
 from rlhfsim.rewards.information import information
+from rlhfsim.rewards.known import Known
 from rlhfsim.rewards.least_squares import LeastSquares
 from rlhfsim.rewards.linear import Linear
 from rlhfsim.rewards.plackett_luce import PlackettLuce
@@ -20,6 +21,7 @@ __all__ = [
     "FiniteClass",
     "FirstResponse",
     "Gauge",
+    "Known",
     "LeastSquares",
     "Linear",
     "MLEDoesNotExistError",

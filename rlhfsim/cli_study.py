@@ -1,0 +1,171 @@
+"""The commands of `rlhfsim study`."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from rlhfsim.studies import Study
+    from rlhfsim.studies.store import Store
+
+app = typer.Typer(no_args_is_help=True, help="Grids of cells: run, resume, export.")
+
+_Workers = Annotated[int | None, typer.Option(help="Processes; one for each core by default.")]
+_Threads = Annotated[int, typer.Option(help="Threads of each process.")]
+_Cluster = Annotated[
+    str | None, typer.Option(help="Address of a dask cluster, such as tcp://host:8786.")
+]
+_Slurm = Annotated[
+    Path | None, typer.Option(help="Run as SLURM jobs; a shared folder for the job files.")
+]
+
+
+@app.command(name="list")
+def list_() -> None:
+    """List the studies that come with the package."""
+    from rlhfsim.studies.shipped import SHIPPED
+
+    table = Table("name", "cells", "testing", "question")
+    for name, shipped in SHIPPED.items():
+        study = shipped.study
+        sizes = f"{study.cells:,}", f"{study.for_testing().cells:,}"
+        table.add_row(name, *sizes, study.question)
+    _console().print(table)
+
+
+@app.command()
+def run(
+    study: Annotated[str, typer.Argument(help="A study file (.toml, .json) or a shipped name.")],
+    out: Annotated[Path, typer.Option(help="Folder for parts, results and log.")],
+    testing: Annotated[bool, typer.Option(help="Only the small subset.")] = False,
+    workers: _Workers = None,
+    threads: _Threads = 1,
+    cluster: _Cluster = None,
+    slurm: _Slurm = None,
+) -> None:
+    """Run what is missing of a study into a folder."""
+    from rlhfsim.studies import load_study
+    from rlhfsim.studies.shipped import SHIPPED
+
+    if study in SHIPPED:
+        chosen = SHIPPED[study].study
+    elif Path(study).suffix in {".toml", ".json"}:
+        chosen = load_study(study)
+    else:
+        raise ValueError(f"study is {study!r}; it must be a file or one of {', '.join(SHIPPED)}")
+    if testing:
+        chosen = chosen.for_testing()
+    _run(chosen, out, workers, threads, cluster, slurm)
+
+
+@app.command()
+def resume(
+    folder: Annotated[Path, typer.Argument(help="Folder of a study.")],
+    workers: _Workers = None,
+    threads: _Threads = 1,
+    cluster: _Cluster = None,
+    slurm: _Slurm = None,
+) -> None:
+    """Go on with the study of a folder."""
+    from rlhfsim.studies.store import Store
+
+    _run(Store.open(folder).study, folder, workers, threads, cluster, slurm)
+
+
+@app.command()
+def status(folder: Annotated[Path, typer.Argument(help="Folder of a study.")]) -> None:
+    """Say how far the study of a folder is; exit code 1 if it is not finished."""
+    from rlhfsim import studies
+    from rlhfsim.studies.store import Store
+
+    found = studies.status(folder)
+    print(f"{Store.open(folder).study.name}: {found.done:,} of {found.cells:,} cells, "
+          f"{found.parts} parts")  # fmt: skip
+    if found.unreadable:
+        print(f"{found.unreadable} parts are damaged or of another version; resume runs them again")
+    print("finished" if found.complete else "not finished")
+    if not found.complete:
+        raise typer.Exit(1)
+
+
+@app.command()
+def export(
+    folder: Annotated[Path, typer.Argument(help="Folder of a finished study.")],
+    to: Annotated[Path, typer.Option(help="File: .parquet, .csv or .json (lines).")],
+    wide: Annotated[bool, typer.Option(help="One row for each cell.")] = False,
+) -> None:
+    """Write the final table to a file."""
+    from rlhfsim import studies
+
+    print(f"written to {studies.export(folder, to, as_wide=wide)}")
+
+
+def _run(
+    study: Study, out: Path, workers: int | None, threads: int, cluster: str | None,
+    slurm: Path | None,
+) -> None:  # fmt: skip
+    from rlhfsim.studies import StudyError, Submitit, dask_cluster, run_study
+
+    if sum(choice is not None for choice in (workers, cluster, slurm)) > 1:
+        raise ValueError("only one of workers, cluster and slurm can be given")
+    errors = Console(stderr=True)
+    with ExitStack() as stack:
+        executor = None
+        if cluster is not None:
+            executor = stack.enter_context(dask_cluster(cluster))
+        elif slurm is not None:
+            executor = stack.enter_context(Submitit(slurm))
+        bar = stack.enter_context(
+            Progress(
+                TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
+                TextColumn("{task.speed:,.0f} cells/s", justify="right"), TimeElapsedColumn(),
+                TimeRemainingColumn(), console=errors, disable=not errors.is_terminal,
+            )
+        )  # fmt: skip
+        task = bar.add_task(study.name, total=study.cells)
+
+        def step(done: int, total: int) -> None:
+            bar.update(task, completed=done, total=total)
+
+        try:
+            store = run_study(
+                study, out, workers=workers, executor=executor, threads=threads, progress=step
+            )
+        except StudyError as error:
+            # One line and exit code 2, as for whatever else keeps a command from its end.
+            raise OSError(str(error)) from error
+    _conclude(store)
+
+
+def _conclude(store: Store) -> None:
+    """Say where the results are; for a shipped study, write and print its answer."""
+    from rlhfsim.studies.shipped import SHIPPED
+
+    print(f"written to {store.folder}: results.parquet, manifest.json")
+    if store.study.name not in SHIPPED:
+        return
+    from rlhfsim.studies.shipped import conclude
+
+    result = conclude(store.folder)
+    for finding in result.findings:
+        print(f"{finding.claim}: {finding.measured} [{finding.verdict}]")
+
+
+def _console() -> Console:
+    import sys
+
+    return Console() if sys.stdout.isatty() else Console(width=160)

@@ -1,0 +1,87 @@
+import json
+import subprocess
+import sys
+
+import pandas as pd
+import pytest
+from study_examples import small
+
+from rlhfsim.cli import main
+from rlhfsim.studies import status
+
+
+def run(*arguments):
+    try:
+        main(["study", *map(str, arguments)])
+    except SystemExit as end:
+        return end.code
+    return 0
+
+
+@pytest.fixture
+def study_file(tmp_path):
+    path = tmp_path / "study.json"
+    path.write_text(small().content())
+    return path
+
+
+def test_run_status_resume_export(study_file, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert run("run", study_file, "--out", out, "--workers", 1) == 0
+    assert "results.parquet" in capsys.readouterr().out
+    assert run("status", out) == 0
+    assert f"small: {small().cells} of {small().cells} cells" in capsys.readouterr().out
+    (out / "results.parquet").unlink()
+    assert run("status", out) == 1
+    assert "not finished" in capsys.readouterr().out
+    assert run("resume", out, "--workers", 1) == 0
+    assert status(out).complete
+    assert run("export", out, "--to", tmp_path / "t.csv", "--wide") == 0
+    assert len(pd.read_csv(tmp_path / "t.csv")) == small().cells
+
+
+def test_testing_takes_the_subset(study_file, tmp_path):
+    study = small(testing={"seeds": 1, "n": [5], "grid": 2})
+    study_file.write_text(study.content())
+    assert run("run", study_file, "--testing", "--out", tmp_path / "out", "--workers", 1) == 0
+    assert status(tmp_path / "out").cells == study.for_testing().cells < study.cells
+
+
+def test_list_has_every_shipped_study(capsys):
+    from rlhfsim.studies.shipped import SHIPPED
+
+    assert run("list") == 0
+    shown = capsys.readouterr().out
+    assert all(name in shown for name in SHIPPED)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("run", "none.toml", "--out", "o"), "none.toml cannot be read"),
+        (("run", "zork", "--out", "o"), "study is 'zork'; it must be a file or one of"),
+        (("status", "."), "holds no study"),
+        (("resume", "none"), "holds no study"),
+        (("export", ".", "--to", "x.csv"), "holds no study"),
+        (("run", "STUDY", "--out", "o", "--workers", "0"), "workers is 0"),
+        (("run", "STUDY", "--out", "o", "--workers", "1", "--cluster", "tcp://x:1"), "only one of"),
+    ],
+)
+def test_bad_input_is_one_line(study_file, tmp_path, monkeypatch, capsys, arguments, says):
+    monkeypatch.chdir(tmp_path)
+    arguments = [study_file if a == "STUDY" else a for a in arguments]
+    assert run(*arguments) == 2
+    error = capsys.readouterr().err
+    assert says in error
+    assert error.count("\n") == 1
+
+
+def test_quiet_when_not_a_terminal(study_file, tmp_path):
+    ended = subprocess.run(
+        [sys.executable, "-m", "rlhfsim", "study", "run", str(study_file), "--out", "out"],
+        cwd=tmp_path, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert ended.stderr == ""
+    assert ended.stdout == "written to out: results.parquet, manifest.json\n"
+    assert "finished" in (tmp_path / "out" / "run.log").read_text()
+    assert json.loads((tmp_path / "out" / "manifest.json").read_text())["study"] == "small"
