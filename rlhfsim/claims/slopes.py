@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple
 
-import numpy as np
-from scipy.stats import t as student
-
 from rlhfsim.checks import FloatArray
+from rlhfsim.statistics import slopes
 
 
 class Slope(NamedTuple):
@@ -43,15 +40,8 @@ def fit_slope(sizes: FloatArray, values: FloatArray, confidence: float) -> Slope
     -------
     Slope
     """
-    x = np.log(sizes) - np.log(sizes).mean()
-    logs = np.log(values)
-    slopes = logs @ x / (x @ x)
-    slope, count = float(slopes.mean()), len(slopes)
-    if count > 1:
-        error, freedom = float(slopes.std(ddof=1)) / math.sqrt(count), count - 1
+    if len(values) == 1:
+        slope = slopes.fit_slope(sizes, values[0], level=confidence).slope
     else:
-        residual = logs[0] - logs[0].mean() - slope * x
-        freedom = x.size - 2
-        error = math.sqrt(float(residual @ residual) / freedom / float(x @ x))
-    half = float(student.ppf(0.5 + 0.5 * confidence, freedom)) * error
-    return Slope(slope, slope - half, slope + half)
+        slope = slopes.fit_slope_of_runs(sizes, values, confidence).slope
+    return Slope(slope.estimate, slope.low, slope.high)
