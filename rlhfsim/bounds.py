@@ -235,6 +235,23 @@ def proposition_a1_floor(n: int) -> float:
     number, in reward units; about `0.134 / ln n` for large n
     """
     n = checks.whole_number("n", n, least=3)
-    # Python's own logarithm and division take integers beyond the floats.
-    rest = 1.0 - 2 / n
-    return float(rest / (np.e + rest) / (2.0 * math.log(n)))
+    # Python's own logarithm takes integers beyond the floats.
+    return float(proposition_a1_floor_by_log(math.log(n)))
+
+
+def proposition_a1_floor_by_log(log_n: ArrayLike) -> FloatArray:
+    """Return `proposition_a1_floor` as a function of `ln n`, for sizes beyond the integers.
+
+    Parameters
+    ----------
+    log_n : number or array
+        At least ln 3.
+
+    Returns
+    -------
+    array of that shape, in reward units
+    """
+    # ln 3 as any library may round it.
+    size = checks.as_at_least("log_n", log_n, math.log(3.0) * (1.0 - 1e-12))
+    rest = 1.0 - 2.0 * np.exp(-size)
+    return np.asarray(rest / (np.e + rest) / (2.0 * size))[()]

@@ -31,7 +31,8 @@ _CHAIN = "derived here; the core of arXiv 2407.13399, thm 3.1"
 
 # ---- a finite class whose errors are at the bound ------------------------------------------------
 
-_N, _CLASS = 10_000, 8
+#: Preferences in the claims on a finite class, and how many rewards it has.
+CLASS_PAIRS, _CLASS = 10_000, 8
 _ONE_PROMPT = np.ones(1)
 _REFERENCE = np.array([[0.4, 0.3, 0.2, 0.1]])
 _COMPARATOR = np.full((1, 4), 0.25)
@@ -54,14 +55,14 @@ class ClassProblem:
 
 @cache
 def class_problem(delta: float) -> ClassProblem:
-    """Return the problem whose errors are at the bound of `_N` preferences and this delta."""
+    """Return the problem whose errors are at the bound of `CLASS_PAIRS` preferences."""
     rng = np.random.default_rng(7)
     aligned = _unit(_COMPARATOR / _REFERENCE - 1.0)
     errors = [_unit(rng.standard_normal((1, 4))) for _ in range(_CLASS - 2)]
     gap, rewards, epsilon = 0.0, np.zeros((_CLASS, 1, 4)), 0.0
     # V is that of the class, whose size the bound sets: a contraction, sigma'(V) being flat at 0.
     for _ in range(50):
-        epsilon = math.sqrt(finite_class_error(_N, _CLASS, delta, gap))
+        epsilon = math.sqrt(finite_class_error(CLASS_PAIRS, _CLASS, delta, gap))
         truth = _BEYOND * epsilon * aligned
         others = [
             truth + (_BEYOND if k % 2 else 0.5) * epsilon * error for k, error in enumerate(errors)
@@ -103,7 +104,7 @@ def _violations(
     problem = class_problem(delta)
     model = FiniteClass(problem.rewards)
     picks = (
-        fit_reward(sample_preferences(problem.bandit, _N, rng), model, rng=rng).index
+        fit_reward(sample_preferences(problem.bandit, CLASS_PAIRS, rng), model, rng=rng).index
         for _ in range(replications)
     )
     return sum(bool(exceeds[index]) for index in picks)
@@ -120,7 +121,7 @@ def finite_class_claim(delta: float = 0.2, constant: float = 1.0) -> Probability
     )
 
 
-def chi_squared_rlhf_claim(delta: float = 0.2, constant: float = 1.0) -> ProbabilityClaim:
+def chi_squared_rlhf_claim(delta: float = 0.5, constant: float = 1.0) -> ProbabilityClaim:
     """Return the claim that the whole bound of chi-squared RLHF fails with probability <= delta."""
     return ProbabilityClaim(
         name="regret of chi-squared RLHF",
@@ -170,6 +171,7 @@ def close_rewards_claim(delta: float = 1e-30, constant: float = 1.0) -> Probabil
         source=_CHAIN,
         delta=delta,
         exact=lambda: wrong_of_two(_PAIRS, close_gap(delta, constant)),
+        with_constant=lambda factor: close_rewards_claim(delta, constant * factor),
     )
 
 
@@ -195,6 +197,7 @@ def close_regret_claim(delta: float = 1e-30, constant: float = 1.0) -> Probabili
         source=_CHAIN,
         delta=delta,
         exact=lambda: close_regret(delta, constant),
+        with_constant=lambda factor: close_regret_claim(delta, constant * factor),
     )
 
 

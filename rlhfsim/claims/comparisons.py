@@ -7,7 +7,7 @@ from typing import ClassVar, Self
 
 import numpy as np
 
-from rlhfsim.checks import FloatArray, IntArray
+from rlhfsim.checks import BoolArray, FloatArray, IntArray
 from rlhfsim.claims.batches import Rows, distributions, rewards, sorts
 
 #: Shares of labels that are turned round.
@@ -24,6 +24,10 @@ class Comparisons(Rows):
     probabilities: FloatArray  # (N, Y, Y): P(y beats y'), P + P^T = 1
     opponents: FloatArray  # (N, Y) distributions of full support
     noise: IntArray  # (N,) which of RATES
+
+    def valid(self) -> BoolArray:
+        """Return whether every opponent is met."""
+        return np.asarray((self.opponents > 0).all(axis=1))
 
     @classmethod
     def sample(cls, n: int, rng: np.random.Generator) -> Self:

@@ -12,7 +12,7 @@ from typing import ClassVar, Self
 import numpy as np
 from scipy.special import expit, log_expit
 
-from rlhfsim.checks import FloatArray, IntArray
+from rlhfsim.checks import BoolArray, FloatArray, IntArray
 from rlhfsim.claims.base import RESOLUTION
 from rlhfsim.claims.batches import Rows, average, betas, distributions, rewards, sorts
 from rlhfsim.divergences import KL, ChiSquared, Divergence
@@ -42,6 +42,11 @@ class Labelled(Rows):
     beta: FloatArray  # (N,) at least range of the reward over 20
     step: FloatArray  # (N,) learning rate
     setting: IntArray  # (N,) which of GAMMAS and RATES
+
+    def valid(self) -> BoolArray:
+        """Return whether both laws have full support, and beta suits the reward."""
+        full = ((self.reference > 0) & (self.policy > 0)).all(axis=1)
+        return np.asarray(full & (20.0 * self.beta >= np.ptp(self.reward, axis=1) * (1.0 - 1e-9)))
 
     @classmethod
     def sample(cls, n: int, rng: np.random.Generator) -> Self:
@@ -126,6 +131,15 @@ def ipo_loss(x: Labelled, policy: FloatArray) -> FloatArray:
     """Return `E[(u+ - u- - 1/(2 beta))^2]`, times `beta^2`."""
     h = gaps(scores(x, kl, policy))
     return 2.0 * _pairs(x, expit(gaps(x.reward)) * (h - 0.5) ** 2)
+
+
+def ipo_resolution(x: Labelled) -> FloatArray:
+    """Return the rounding of `ipo_loss`: of squares of differences of beta times logarithms."""
+    # What a score loses: the logarithms of both probabilities, scaled.
+    size = 1.0 + x.beta[:, None] * (np.abs(np.log(x.policy)) + np.abs(np.log(x.reference)))
+    lost = size[:, :, None] + size[:, None, :]
+    steep = 1.0 + np.abs(gaps(scores(x, kl, x.policy)))
+    return RESOLUTION * _pairs(x, lost * steep)
 
 
 def variance(x: Labelled, values: FloatArray) -> FloatArray:

@@ -73,6 +73,10 @@ class Problems:
             *(np.stack([getattr(part, f.name) for part in parts])[third, rows] for f in fields(cls))
         )
 
+    def valid(self) -> BoolArray:
+        """Return whether the policy lies on the support of the reference."""
+        return np.asarray(((self.policy <= 0) | (self.reference > 0)).all(axis=(1, 2)))
+
     def simpler(self) -> Iterator[Problems]:
         """Yield smaller or rounder versions of a batch of one."""
         yield from _fewer(self)
@@ -205,6 +209,15 @@ def single(
         comparator=rows(reference if comparator is None else comparator),
         policy=rows(reference if policy is None else policy),
     )
+
+
+def two_prompts(first: Problems, second: Problems) -> Problems:
+    """Return an instance of two equally likely prompts; beta and gamma are those of the first."""
+    arrays = {
+        name: np.concatenate([getattr(first, name), getattr(second, name)], axis=1)
+        for name in _RESPONSES
+    }
+    return replace(first, prompt_dist=np.full((1, 2), 0.5), **arrays)
 
 
 # ---- shrinking -----------------------------------------------------------------------------------

@@ -12,8 +12,9 @@ from typing import ClassVar, Self
 
 import numpy as np
 
+from rlhfsim.bounds import proposition_a1_floor_by_log as kl_floor
 from rlhfsim.bounds import sharp_chi_squared_bound
-from rlhfsim.checks import FloatArray
+from rlhfsim.checks import BoolArray, FloatArray
 from rlhfsim.claims.base import Claim
 from rlhfsim.claims.batches import Rows
 from rlhfsim.claims.statistical import ProbabilityClaim, RateClaim
@@ -36,6 +37,10 @@ class LogSizes(Rows):
     parametrization: ClassVar[dict[str, str]] = {"log_n": "positive"}
 
     log_n: FloatArray  # (N,) at least ln 3
+
+    def valid(self) -> BoolArray:
+        """Return whether n is at least 3."""
+        return np.asarray(self.log_n >= np.log(3.0))
 
     @classmethod
     def sample(cls, n: int, rng: np.random.Generator) -> Self:
@@ -90,12 +95,6 @@ def least_kl_regret(log_n: FloatArray) -> FloatArray:
     return regret.min(axis=1)
 
 
-def kl_floor(log_n: FloatArray) -> FloatArray:
-    """Return `bounds.proposition_a1_floor` for sizes beyond the integers."""
-    rest = 1.0 - 2.0 * np.exp(-np.asarray(log_n, dtype=np.float64))
-    return rest / (np.e + rest) / (2.0 * np.asarray(log_n))
-
-
 def wrong_regret(n: float, kl_weight: float) -> float:
     """Return the regret of `D_chi2 + kl_weight KL` at `beta = 1/sqrt n` after learning `r~`."""
     instance = proposition_a1(int(n))
@@ -139,15 +138,18 @@ def _powers(first: int, last: int) -> tuple[float, ...]:
     return tuple(float(10**k) for k in range(first, last + 1))
 
 
-def _chi_squared_rate(name: str, formula: str, kl_weight: float) -> RateClaim:
+def _chi_squared_rate(name: str, divergence: str, kl_weight: float) -> RateClaim:
     return RateClaim(
         name=name,
-        formula=formula,
+        formula=f"regret({divergence}, r~, beta = 1/sqrt n) ~ n^(-1/2), = (1 +- 4 %)/(4 sqrt n) "
+        "<= sharp bound",
         source=_SOURCE,
         exponent=-0.5,
         measure=lambda n, _: wrong_regret(n, kl_weight),
         sizes=_powers(6, 14),
-        ceiling=lambda n: wrong_bound(n, kl_weight),
+        floor=lambda n: 0.24 / n**0.5,
+        # The sharp bound is twice that, and five times with KL, of which it counts all.
+        ceiling=lambda n: min(0.26 / n**0.5, wrong_bound(n, kl_weight)),
     )
 
 
@@ -176,12 +178,12 @@ PROPOSITION_A1_CLAIMS: tuple[Claim[LogSizes] | RateClaim | ProbabilityClaim, ...
     ),
     _chi_squared_rate(
         "chi-squared regret falls like 1/sqrt n",
-        "regret(D_chi2, r~, beta = 1/sqrt n) ~ 1/(4 sqrt n) <= sharp bound",
+        "D_chi2",
         0.0,
     ),
     _chi_squared_rate(
         "mixed regret falls like 1/sqrt n",
-        "regret(D_chi2 + KL, r~, beta = 1/sqrt n) ~ 1/(4 sqrt n) <= sharp bound",
+        "D_chi2 + KL",
         1.0,
     ),
     RateClaim(
