@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import multiprocessing.connection
 import os
 import threading
 import time
@@ -45,7 +46,24 @@ def processes(workers: int) -> Executor:
     count = checks.whole_number("workers", workers, least=1)
     if count == 1:
         return InProcess()
-    return ProcessPoolExecutor(count, mp_context=multiprocessing.get_context("spawn"))
+    context = multiprocessing.get_context("spawn")
+    return ProcessPoolExecutor(count, mp_context=context, initializer=_end_with_parent)
+
+
+def _end_with_parent() -> None:
+    """End this process when the one that started it is gone, however that ended.
+
+    A worker would otherwise wait for tasks for ever: the queue stays open as long as it lives.
+    """
+    parent = multiprocessing.parent_process()
+    if parent is None:
+        return
+
+    def watch() -> None:
+        multiprocessing.connection.wait([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 @contextmanager
@@ -84,6 +102,9 @@ class Submitit(Executor):
     parameters : keywords
         As `submitit.AutoExecutor.update_parameters` takes them: `timeout_min`, `slurm_partition`.
     """
+
+    #: Seconds that a task should take: a job waits in a queue before it begins.
+    task_seconds = 120.0
 
     def __init__(
         self, folder: str | os.PathLike[str], cluster: str | None = None, **parameters: Any

@@ -69,6 +69,11 @@ class Scene:
     seed: tuple[int, ...] = (0,)
     _extras: dict[Any, Any] = field(default_factory=dict)
 
+    @property
+    def reward_range(self) -> float:
+        """Largest difference of two true rewards at one prompt, in reward units."""
+        return float(np.ptp(self.bandit.reward, axis=1).max())
+
     def require_features(self) -> FloatArray:
         """Return the features, or raise a ValueError where there are none."""
         if self.features is None:
@@ -207,6 +212,52 @@ class RareBest(_Sized):
         return self._plain(ContextualBandit(rho, reference, self.reward_scale * reward))
 
 
+class Decoys(_Sized):
+    """Coverage of the best response and of all policies, each set alone.
+
+    The best response has reference probability `1 / coverage` and reward `reward_scale`; each of
+    the last `decoys` responses has `1 / decoy_coverage` and reward 0; the others share the rest of
+    the mass and have uniform rewards in `[0, (1 - gap) reward_scale]`.  To it belongs a finite
+    class: the truth, and `class_size - 1` rewards that differ from it in one response, drawn
+    uniformly, whose reward is uniform in `[0, 2 reward_scale]`.
+    """
+
+    family: Literal["decoys"] = "decoys"
+    coverage: Annotated[float, Field(strict=True, gt=1, allow_inf_nan=False)]
+    decoy_coverage: Annotated[float, Field(strict=True, gt=1, allow_inf_nan=False)]
+    decoys: Count = 1
+    gap: Annotated[float, Field(strict=True, ge=0, le=1)] = 0.2
+    reward_scale: Positive = 1.0
+    class_size: Count = 32
+
+    @model_validator(mode="after")
+    def _leaves_some(self) -> Decoys:
+        if self.decoys > self.responses - 2:
+            raise ValueError(f"decoys must be at most responses - 2, which is {self.responses - 2}")
+        if 1.0 / self.coverage + self.decoys / self.decoy_coverage >= 1.0:
+            raise ValueError("1/coverage + decoys/decoy_coverage must be below 1")
+        return self
+
+    def _build(self, rng: np.random.Generator, n: int) -> Scene:
+        shape = self.prompts, self.responses
+        rare = np.arange(self.responses) >= self.responses - self.decoys
+        share = 1.0 / self.coverage, 1.0 / self.decoy_coverage
+        rest = 1.0 - share[0] - self.decoys * share[1]
+        row = np.where(rare, share[1], rest / (self.responses - 1 - self.decoys))
+        row[0] = share[0]
+        reward = np.where(rare, 0.0, (1.0 - self.gap) * rng.random(shape))
+        reward[:, 0] = 1.0
+        reward *= self.reward_scale
+        rewards = np.repeat(reward[None], self.class_size, axis=0)
+        others = np.arange(1, self.class_size)[:, None]
+        changed = rng.integers(self.responses, size=(self.class_size - 1, self.prompts))
+        drawn = 2.0 * self.reward_scale * rng.random(changed.shape)
+        rewards[others, np.arange(self.prompts), changed] = drawn
+        rho = np.full(self.prompts, 1.0 / self.prompts)
+        bandit = ContextualBandit(rho, np.broadcast_to(row, shape), reward)
+        return self._plain(bandit, rewards=rewards)
+
+
 class PropositionA1(_Family):
     """The instance of Proposition A.1 of arXiv 2407.13399, for the cell's n or a given `size`."""
 
@@ -296,6 +347,6 @@ def _first_prompts(bandit: ContextualBandit, count: int) -> ContextualBandit:
 
 #: The families by name; a study file says `family = "zipf"`.
 Instance = Annotated[
-    Random | Zipf | LogLinear | RareBest | PropositionA1 | Explicit | Table,
+    Random | Zipf | LogLinear | RareBest | Decoys | PropositionA1 | Explicit | Table,
     Field(discriminator="family"),
 ]

@@ -1,4 +1,4 @@
-"""What is measured in each cell: `rlhfsim.metrics`, and two gains over the reference."""
+"""What is measured in each cell: `rlhfsim.metrics`, gains, and what only some studies ask for."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ import numpy as np
 
 from rlhfsim.bandit import ContextualBandit
 from rlhfsim.checks import FloatArray
+from rlhfsim.data import PairCounts, PreferenceData
+from rlhfsim.data.counts import as_counts
 from rlhfsim.metrics import METRICS, Metric, Metrics
 
 _GAINS = {
@@ -23,15 +25,33 @@ _GAINS = {
 #: The two parts of the regret; measured only where a study asks for them.
 SPLIT = ("bias", "estimation_error")
 
+#: Total variation from the policy of a study's companion, where it names one.
+APART = "apart"
+
+#: Likelihoods of the data, where a study asks for them.
+LIKELIHOODS = ("chosen_logp", "rejected_logp")
+
+_ASKED_FOR = {
+    APART: Metric("total variation from the policy of the companion", "", "TV(π, companion)"),
+} | {
+    name: Metric(
+        f"mean of log π/π_ref of the {which} responses, over comparisons of different ones",
+        "nats",
+        f"mean log π/π_ref, {which}",
+    )
+    for name, which in zip(LIKELIHOODS, ("chosen", "rejected"), strict=True)
+}
+
 #: Name -> description of everything that a cell may have.
 MEASURES: Mapping[str, Metric] = MappingProxyType(
     {name: metric for name, metric in METRICS.items() if name not in SPLIT}
     | _GAINS
+    | _ASKED_FOR
     | {name: METRICS[name] for name in SPLIT}
 )
 
 #: What every cell has.
-ALWAYS = tuple(name for name in MEASURES if name not in SPLIT)
+ALWAYS = tuple(name for name in MEASURES if name not in {*SPLIT, *_ASKED_FOR})
 
 
 def columns(
@@ -50,3 +70,28 @@ def columns(
             fitted[k] = ((policies[k] - p) * reward).sum(axis=-1) @ rho
     own["fitted_gain"] = fitted
     return np.stack([own[name] for name in ALWAYS], axis=1)
+
+
+def likelihoods(
+    policies: FloatArray, reference: FloatArray, data: PreferenceData | PairCounts
+) -> FloatArray:
+    """Return the (policies, 2) means of `log pi/p` over the chosen and the rejected responses.
+
+    Comparisons of a response with itself do not count; NaN where there are no others, and `-inf`
+    where a policy gives a response of the data no mass.
+    """
+    counts = as_counts(data)
+    if not counts.count.size:
+        return np.full((len(policies), 2), np.nan)
+    weights = counts.count / counts.count.sum()
+    found = np.empty((len(policies), 2))
+    with np.errstate(divide="ignore"):
+        for k, responses in enumerate((counts.winner, counts.loser)):
+            base = np.log(reference[counts.prompt, responses])
+            found[:, k] = (np.log(policies[:, counts.prompt, responses]) - base) @ weights
+    return found
+
+
+def apart(policies: FloatArray, others: FloatArray, prompt_dist: FloatArray) -> FloatArray:
+    """Return the (policies,) total variations of pairs of policies, averaged over prompts."""
+    return np.asarray(0.5 * np.abs(policies - others).sum(axis=-1) @ prompt_dist)

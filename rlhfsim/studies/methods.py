@@ -42,10 +42,12 @@ from rlhfsim.rewards import FiniteClass
 from rlhfsim.solvers import solve
 from rlhfsim.studies.instances import Scene
 from rlhfsim.studies.rewards import (
+    Bound,
     FiniteReward,
     LinearReward,
     Reward,
     TabularReward,
+    bound_of,
     needs_data,
 )
 from rlhfsim.studies.spec import Count, Label, NonNegative, Positive, Spec, Whole, key_of
@@ -58,12 +60,12 @@ class AllPolicies(Spec):
     """All tabular policies, with a box or a ridge on the implicit rewards."""
 
     kind: Literal["tabular"] = "tabular"
-    r_max: Positive | None = None
+    r_max: Bound | None = None
     ridge: Positive | None = None
 
     def build(self, scene: Scene) -> PolicyClass:
         """Return the policy class."""
-        return TabularPolicies(r_max=self.r_max, ridge=self.ridge)
+        return TabularPolicies(r_max=bound_of(self.r_max, scene), ridge=self.ridge)
 
 
 class LogLinearClass(Spec):
@@ -78,16 +80,21 @@ class LogLinearClass(Spec):
 
 
 class FiniteClassOfPolicies(Spec):
-    """The regularized optima of a finite class of rewards, at the strength `beta` of the class."""
+    """The regularized optima of a finite class of rewards, at the strength `beta` of the class.
+
+    Without one it is the beta of the learner, which then is realizable at every beta.
+    """
 
     kind: Literal["finite"] = "finite"
     size: Count = 16
     spread: NonNegative = 1.0
     divergence: DivergenceText = "kl"
-    beta: Positive
+    beta: Positive | None = None
 
     def build(self, scene: Scene) -> PolicyClass:
         """Return the policy class."""
+        if self.beta is None:
+            raise ValueError("beta of the class is missing, and this method has none to take")
         rewards = scene.reward_class(self.size, self.spread)
         divergence = parse_divergence(self.divergence)
         return FinitePolicies(solve(rewards, scene.bandit.reference, divergence, self.beta).policy)
@@ -145,6 +152,16 @@ class Method(Spec):
 class _Direct(Method):
     policies: Policies = AllPolicies()
 
+    def _class(self, value: float, scene: Scene) -> PolicyClass:
+        """Return the policies at one value of the parameter."""
+        spec = self.policies
+        if isinstance(spec, FiniteClassOfPolicies) and spec.beta is None:
+            if self.parameter != "beta":
+                raise ValueError("beta of the class is missing, and this method has none to take")
+            spec = spec.model_copy(update={"beta": value})
+        built: PolicyClass = scene.built(spec)
+        return built
+
 
 class RLHFMethod(Method):
     """A reward fit and the exact optimum of `E[r] - beta D`."""
@@ -171,7 +188,7 @@ class DPOMethod(_Direct):
 
     def learner(self, value: float, scene: Scene) -> Learner:
         """Return `DPO`."""
-        return DPO(value, scene.built(self.policies), label_smoothing=self.label_smoothing)
+        return DPO(value, self._class(value, scene), label_smoothing=self.label_smoothing)
 
 
 class ChiPOMethod(_Direct):
@@ -179,11 +196,12 @@ class ChiPOMethod(_Direct):
 
     method: Literal["chiPO"] = "chiPO"
     gamma: Positive = 1.0
-    clip: Positive | None = None
+    clip: Bound | None = None
 
     def learner(self, value: float, scene: Scene) -> Learner:
         """Return `ChiPO`."""
-        return ChiPO(value, self.gamma, self.clip, scene.built(self.policies))
+        clip = bound_of(self.clip, scene)
+        return ChiPO(value, self.gamma, clip, self._class(value, scene))
 
 
 class PracticalChiPOMethod(_Direct):
@@ -195,7 +213,7 @@ class PracticalChiPOMethod(_Direct):
 
     def learner(self, value: float, scene: Scene) -> Learner:
         """Return `ChiPOPractical`."""
-        return ChiPOPractical(value, self.alpha, self.gamma, scene.built(self.policies))
+        return ChiPOPractical(value, self.alpha, self.gamma, self._class(value, scene))
 
 
 class FDPOMethod(_Direct):
@@ -206,7 +224,7 @@ class FDPOMethod(_Direct):
 
     def learner(self, value: float, scene: Scene) -> Learner:
         """Return `FDPO`."""
-        return FDPO(parse_divergence(self.divergence), value, scene.built(self.policies))
+        return FDPO(parse_divergence(self.divergence), value, self._class(value, scene))
 
 
 class IPOMethod(_Direct):
@@ -216,7 +234,7 @@ class IPOMethod(_Direct):
 
     def learner(self, value: float, scene: Scene) -> Learner:
         """Return `IPO`."""
-        return IPO(value, scene.built(self.policies))
+        return IPO(value, self._class(value, scene))
 
 
 class SLiCMethod(_Direct):
@@ -229,7 +247,7 @@ class SLiCMethod(_Direct):
 
     def learner(self, value: float, scene: Scene) -> Learner:
         """Return `SLiC`."""
-        return SLiC(value, self.sft_weight, scene.built(self.policies))
+        return SLiC(value, self.sft_weight, self._class(value, scene))
 
 
 class RPOMethod(_Direct):
@@ -240,7 +258,7 @@ class RPOMethod(_Direct):
 
     def learner(self, value: float, scene: Scene) -> Learner:
         """Return `RPO`."""
-        return RPO(value, self.eta, scene.built(self.policies))
+        return RPO(value, self.eta, self._class(value, scene))
 
 
 class REBELMethod(_Direct):
@@ -251,7 +269,7 @@ class REBELMethod(_Direct):
 
     def learner(self, value: float, scene: Scene) -> Learner:
         """Return `REBEL`."""
-        return REBEL(1.0 / value, scene.built(self.reward), scene.built(self.policies))
+        return REBEL(1.0 / value, scene.built(self.reward), self._class(value, scene))
 
 
 class POWERMethod(_Direct):
@@ -262,7 +280,7 @@ class POWERMethod(_Direct):
 
     def learner(self, value: float, scene: Scene) -> Learner:
         """Return `POWER`."""
-        return POWER(value, eta=self.eta, policies=scene.built(self.policies))
+        return POWER(value, eta=self.eta, policies=self._class(value, scene))
 
 
 class KTOMethod(_Direct):
@@ -272,7 +290,7 @@ class KTOMethod(_Direct):
 
     def learner(self, value: float, scene: Scene) -> Learner:
         """Return `KTO`."""
-        return KTO(value, policies=scene.built(self.policies))
+        return KTO(value, policies=self._class(value, scene))
 
 
 class SimPOMethod(_Direct):
@@ -282,7 +300,7 @@ class SimPOMethod(_Direct):
 
     def learner(self, value: float, scene: Scene) -> Learner:
         """Return `SimPO`."""
-        return SimPO(value, policies=scene.built(self.policies))
+        return SimPO(value, policies=self._class(value, scene))
 
 
 class PessimisticMLEMethod(Method):

@@ -10,12 +10,20 @@ from rlhfsim.rewards import FiniteClass, Known, Linear, RewardModel, Tabular
 from rlhfsim.studies.instances import Scene
 from rlhfsim.studies.spec import Count, NonNegative, Positive, Spec
 
+#: A bound on rewards: a number, or "range" for the range of the true reward of the instance.
+Bound = Positive | Literal["range"]
+
+
+def bound_of(bound: Bound | None, scene: Scene) -> float | None:
+    """Return the bound in reward units."""
+    return scene.reward_range if bound == "range" else bound
+
 
 class TabularReward(Spec):
     """Maximum likelihood over all tables, in the box `[0, r_max]` or with a ridge."""
 
     model: Literal["tabular"] = "tabular"
-    r_max: Positive | None = None
+    r_max: Bound | None = None
     ridge: Positive | None = None
 
     @model_validator(mode="after")
@@ -26,7 +34,7 @@ class TabularReward(Spec):
 
     def build(self, scene: Scene) -> RewardModel:
         """Return the reward model."""
-        return Tabular(r_max=self.r_max, ridge=self.ridge)
+        return Tabular(r_max=bound_of(self.r_max, scene), ridge=self.ridge)
 
 
 class LinearReward(Spec):

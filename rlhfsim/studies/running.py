@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, wait
@@ -26,6 +27,9 @@ _log = logging.getLogger("rlhfsim.studies")
 #: Seconds that a task should take: enough for its own cost to vanish, not more than one wants to
 #: lose to a kill.
 TASK_SECONDS = 1.5
+
+#: Tasks by which the time of a group is measured where tasks are long; the first loads code.
+_TRIALS = 2
 
 #: How often a broken pool is started again without a task having come back from it.
 _RESTARTS = 3
@@ -58,7 +62,7 @@ def run_study(
     workers: int | None = None,
     executor: Executor | None = None,
     threads: int = 1,
-    task_seconds: float = TASK_SECONDS,
+    task_seconds: float | None = None,
     progress: Progress | None = None,
 ) -> Store:
     """Evaluate every cell of a study that the folder lacks, and write the final table.
@@ -79,8 +83,8 @@ def run_study(
         Used in place of processes of our own; it is not shut down.
     threads : int
         For each task.
-    task_seconds : float
-        What a task should take, at least.
+    task_seconds : float, optional
+        What a task should take; by default `TASK_SECONDS`, or what the executor says.
     progress : function, optional
 
     Returns
@@ -97,6 +101,8 @@ def run_study(
     if not isinstance(study, Study):
         raise ValueError(f"study is a {type(study).__name__}; it must be a Study")
     threads = checks.whole_number("threads", threads, least=1)
+    if task_seconds is None:
+        task_seconds = getattr(executor, "task_seconds", TASK_SECONDS)
     seconds = checks.positive_number("task_seconds", task_seconds)
     if workers is not None and executor is not None:
         raise ValueError("workers and executor cannot both be given")
@@ -195,6 +201,8 @@ class _Run:
         while True:
             executor = self._given or processes(self._workers)
             try:
+                if hasattr(executor, "task_seconds"):
+                    self._calibrate()
                 self._drain(executor)
                 break
             except BrokenExecutor as error:
@@ -235,6 +243,14 @@ class _Run:
                 future.cancel()
             raise
 
+    def _calibrate(self) -> None:
+        """Do the first tasks here, until it is known how long a group takes."""
+        for _ in range(_TRIALS):
+            if not (task := self._next()):
+                return
+            done = run_task(self._store.study, task, self._threads, made_by())
+            self._save(done, len(task), growth=math.inf)
+
     def _submit(self, executor: Executor, task: list[Piece]) -> Future[Done]:
         try:
             return executor.submit(run_task, self._store.study, task, self._threads, made_by())
@@ -256,13 +272,14 @@ class _Run:
             return self._again.pop()
         return list(islice(self._pieces, self._size))
 
-    def _save(self, done: Done, groups: int) -> None:
+    def _save(self, done: Done, groups: int, growth: float = 4.0) -> None:
         parts.save(self._store.folder / PARTS, done.content)
         self._failures = 0
         self._cells += done.cells
         wanted = groups * self._seconds / max(done.seconds, 1e-6)
         # The first task of a process also loads compiled code, so growth is gradual.
-        self._size = int(np.clip(wanted, max(1, self._size // 2), 4 * self._size))
+        most = min(growth * self._size, self._store.study.groups)
+        self._size = int(np.clip(wanted, max(1, self._size // 2), most))
         self._report()
 
     def _rescue(self, flying: dict[Future[Done], list[Piece]]) -> None:

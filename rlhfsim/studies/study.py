@@ -15,9 +15,9 @@ import numpy as np
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from rlhfsim.studies.instances import Instance
-from rlhfsim.studies.measures import ALWAYS, SPLIT
+from rlhfsim.studies.measures import ALWAYS, APART, LIKELIHOODS, SPLIT
 from rlhfsim.studies.methods import AnyMethod
-from rlhfsim.studies.spec import Count, Positive, Spec, Whole, describe
+from rlhfsim.studies.spec import Count, Label, Positive, Spec, Whole, describe
 
 #: Cells of one study at most: 8 bytes of memory for each are needed to put them in order.
 MOST_CELLS = 10**9
@@ -65,6 +65,12 @@ class Study(Spec):
     bias : bool
         Also split the regret: `bias` is that of the same learner given n preferences with exactly
         their expected counts, `estimation_error` the rest.
+    companion : str
+        Label of a method: also measure, as `apart`, how far every policy is in total variation
+        from that method's at the same value of the parameter.
+    likelihoods : bool
+        Also measure by how much the log-probabilities of the chosen and of the rejected responses
+        of the data differ from the reference's, as `chosen_logp` and `rejected_logp`.
     testing : Testing
         The subset that a quick run takes.
 
@@ -83,6 +89,8 @@ class Study(Spec):
     beta: tuple[Positive, ...] | Geometric = ()
     seeds: Count | Literal["exact"] = 1
     bias: Annotated[bool, Field(strict=True)] = False
+    companion: Label = ""
+    likelihoods: Annotated[bool, Field(strict=True)] = False
     testing: Testing = Testing()
 
     def __init__(self, **settings: Any) -> None:
@@ -122,9 +130,26 @@ class Study(Spec):
                 raise ValueError(f"testing.n: {size} must be one of n")
         for name, specs in (("instances", self.instances), ("learners", self.learners)):
             _require_distinct(name, [spec.key for spec in specs], "is a copy of")
+        self._check_companion()
         if self.cells > MOST_CELLS:
             raise ValueError(f"{self.cells} cells; at most {MOST_CELLS} fit into one study")
         return self
+
+    def _check_companion(self) -> None:
+        if not self.companion:
+            return
+        labels = self.labels[1]
+        if self.companion not in labels:
+            raise ValueError(
+                f"companion: {self.companion!r} must be a label of the learners, "
+                f"one of {', '.join(labels)}"
+            )
+        parameters = sorted({method.parameter for method in self.learners})
+        if len(parameters) > 1:
+            raise ValueError(
+                "companion: all learners must have the same parameter, not "
+                + " and ".join(parameters)
+            )
 
     # ---- what the grid is ---------------------------------------------------------------------
 
@@ -169,7 +194,12 @@ class Study(Spec):
     @property
     def metrics(self) -> tuple[str, ...]:
         """What is measured in each cell."""
-        return (*ALWAYS, *SPLIT) if self.bias else ALWAYS
+        return (
+            *ALWAYS,
+            *((APART,) if self.companion else ()),
+            *(LIKELIHOODS if self.likelihoods else ()),
+            *(SPLIT if self.bias else ()),
+        )
 
     @property
     def labels(self) -> tuple[tuple[str, ...], tuple[str, ...]]:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from threadpoolctl import threadpool_limits
 
+from rlhfsim.bandit import ContextualBandit
 from rlhfsim.checks import FloatArray, IntArray
 from rlhfsim.data import PairCounts, PreferenceData
 from rlhfsim.laws import dataset_law, population_pairs
@@ -22,7 +23,7 @@ from rlhfsim.sampling import sample_preferences
 from rlhfsim.studies import parts
 from rlhfsim.studies.instances import Scene
 from rlhfsim.studies.layout import Group, Layout
-from rlhfsim.studies.measures import ALWAYS, columns
+from rlhfsim.studies.measures import ALWAYS, LIKELIHOODS, SPLIT, apart, columns, likelihoods
 from rlhfsim.studies.study import Study
 from rlhfsim.threads import get_threads, set_threads
 
@@ -116,6 +117,9 @@ class _Worker:
         self.study = study
         self.layout = Layout(study)
         self._keys = [method.key for method in study.learners]
+        self._companion = study.labels[1].index(study.companion) if study.companion else None
+        #: How many values a cell has before the regret is split.
+        self._width = len(study.metrics) - (len(SPLIT) if study.bias else 0)
         self._stages: OrderedDict[Any, _Stage] = OrderedDict()
         self._noiseless: tuple[Any, FloatArray] | None = None
 
@@ -126,6 +130,18 @@ class _Worker:
 
     def cells(self, group: Group, points: Points) -> tuple[FloatArray, list[str | None]]:
         """Return the (points, metrics) values of a group, and its errors."""
+        wanted, points = len(points), self._accompanied(points)
+        values, errors = self._evaluated(group, points)
+        return values[:wanted], errors[:wanted]
+
+    def _accompanied(self, points: Points) -> Points:
+        """Append the companion at every value, if there is one: its policies are needed."""
+        if self._companion is None:
+            return points
+        needed = ((self._companion, value) for _, value in points)
+        return tuple(dict.fromkeys((*points, *needed)))
+
+    def _evaluated(self, group: Group, points: Points) -> tuple[FloatArray, list[str | None]]:
         stage = self._stage(group, points)
         if self.study.exact:
             return self._expected(group, points, stage)
@@ -194,7 +210,7 @@ class _Worker:
     def _measured(
         self, group: Group, points: Points, stage: _Stage, data: PreferenceData | PairCounts
     ) -> tuple[FloatArray, list[str | None]]:
-        values = np.full((len(points), len(ALWAYS)), np.nan)
+        values = np.full((len(points), self._width), np.nan)
         errors: list[str | None] = [stage.broken.get(k) for k in range(len(points))]
         if stage.batch is None:
             return values, errors
@@ -214,15 +230,41 @@ class _Worker:
                 policies, regularizers=[stage.batch.regularizers[k] for k in good]
             )
             rewards = [together.rewards[k] for k in good]
-            values[stage.places[good]] = columns(measured, policies, rewards, bandit)
+            places = stage.places[good]
+            values[places, : len(ALWAYS)] = columns(measured, policies, rewards, bandit)
+            self._add_asked_for(values, places, points, policies, bandit, data)
         return values, errors
+
+    def _add_asked_for(
+        self,
+        values: FloatArray,
+        places: IntArray,
+        points: Points,
+        policies: FloatArray,
+        bandit: ContextualBandit,
+        data: PreferenceData | PairCounts,
+    ) -> None:
+        """Write what only some studies measure into the columns behind `ALWAYS`."""
+        column = len(ALWAYS)
+        if self._companion is not None:
+            of_place = {int(place): policy for place, policy in zip(places, policies, strict=True)}
+            partner = [points.index((self._companion, points[place][1])) for place in places]
+            have = np.array([place in of_place for place in partner])
+            others = np.array([of_place[p] for p, has in zip(partner, have, strict=True) if has])
+            if have.any():
+                values[places[have], column] = apart(policies[have], others, bandit.prompt_dist)
+            column += 1
+        if self.study.likelihoods:
+            values[places, column : column + len(LIKELIHOODS)] = likelihoods(
+                policies, bandit.reference, data
+            )
 
     def _expected(
         self, group: Group, points: Points, stage: _Stage
     ) -> tuple[FloatArray, list[str | None]]:
         """Return exact expectations over all datasets of n preferences."""
         bandit, labels = stage.scene.bandit, stage.scene.labels
-        total = np.zeros((len(points), len(ALWAYS)))
+        total = np.zeros((len(points), self._width))
         errors: list[str | None] = [None] * len(points)
         for probability, counts in dataset_law(bandit, group.n, model=labels):
             values, failed = self._measured(group, points, stage, counts)

@@ -11,8 +11,10 @@ import numpy as np
 
 from rlhfsim.data import PairCounts, PreferenceData
 from rlhfsim.learners.direct.task import Task
+from rlhfsim.learners.explicit import fit_once
+from rlhfsim.learners.sharing import once
 from rlhfsim.losses import DirectLoss, Logistic
-from rlhfsim.rewards import MLEDoesNotExistError, RewardFit, Tabular, fit_reward
+from rlhfsim.rewards import MLEDoesNotExistError, RewardFit, Tabular
 
 _CURE = "bound the implicit reward, TabularPolicies(r_max=...), or regularize it, ...(ridge=...)"
 
@@ -29,7 +31,9 @@ def likelihood_data(task: Task) -> PreferenceData | PairCounts:
     assert isinstance(task.loss, DirectLoss)
     assert isinstance(task.loss.outer, Logistic)
     eps = task.loss.outer.label_smoothing
-    return smoothed(task.counts, eps) if eps > 0 else task.data
+    if eps == 0:
+        return task.data
+    return once(lambda: smoothed(task.counts, eps), "smoothed", task.data, key=(eps,))
 
 
 def smoothed(counts: PairCounts, rate: float) -> PairCounts:
@@ -58,7 +62,7 @@ def fit_likelihood(task: Task, model: Tabular) -> RewardFit:
         Where there are none: the infimum of the loss is attained by no policy.
     """
     try:
-        return fit_reward(likelihood_data(task), model)
+        return fit_once(likelihood_data(task), model, None)
     except MLEDoesNotExistError as error:
         raise no_minimizer(task, str(error).split(";")[0], error) from error
 

@@ -8,16 +8,16 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from rlhfsim import checks
-from rlhfsim.checks import FloatArray
+from rlhfsim.checks import BoolArray, FloatArray
 from rlhfsim.data import PairCounts, PreferenceData
 from rlhfsim.data.counts import number_of_rows
 from rlhfsim.learners.base import Learned, LearnerError, as_problem
 from rlhfsim.learners.direct.scores import scores_of_policy
 from rlhfsim.learners.direct.tabular import TabularPolicies
 from rlhfsim.learners.direct.task import Minimum, PolicyClass, Task
-from rlhfsim.learners.explicit import require_model, spent
+from rlhfsim.learners.explicit import fit_once, require_model, spent
 from rlhfsim.losses import KTO, DirectLoss
-from rlhfsim.rewards import RewardModel, fit_reward
+from rlhfsim.rewards import RewardModel
 
 
 class DirectLearner(ABC):
@@ -106,7 +106,7 @@ class DirectLearner(ABC):
             checks.as_matrix("weights", weights, problem.shape)
         reward = self._reward(problem.data, rng)
         task = Task(self._loss(), problem.data, problem.reference, weights, reward)
-        _require_support(task)
+        require_support(task.compared, task.reference)
         minimum = self.policies.minimize(task, rng)
         learned = _learned(task, minimum)
         if minimum.failure:
@@ -142,8 +142,9 @@ def _learned(task: Task, minimum: Minimum) -> Learned:
     )
 
 
-def _require_support(task: Task) -> None:
-    missing = task.compared & (task.reference == 0)
+def require_support(compared: BoolArray, reference: FloatArray) -> None:
+    """Raise unless the (X, Y) reference is positive on compared responses."""
+    missing = compared & (reference == 0)
     if missing.any():
         x, y = (int(i[0]) for i in np.nonzero(missing))
         raise ValueError(f"reference[{x}, {y}] is 0; it must be positive on compared responses")
@@ -172,7 +173,7 @@ def reward_of(
     """Return the (X, Y) reward: the array, or the model's fit to the data."""
     if isinstance(value, np.ndarray):
         return checks.as_matrix("reward", value, (data.n_prompts, data.n_responses))
-    return fit_reward(data, value, rng=rng).reward
+    return fit_once(data, value, rng).reward
 
 
 def all_policies() -> PolicyClass:

@@ -81,10 +81,9 @@ def policy_of_scores(
     """
     loss = task.loss
     assert isinstance(loss, DirectLoss)
-    if _is_gibbs(task, scores):
-        return _regularized(task, scores, KL())
-    if isinstance(loss.link, DivergenceLink) and not loss.link.logarithmic:
-        return _regularized(task, scores, loss.link.divergence)
+    divergence = divergence_of(loss, task.weights)
+    if divergence is not None and (not loss.link.logarithmic or np.isfinite(scores).all()):
+        return _regularized(task, scores, divergence)
     if isinstance(loss.link, PracticalLink):
         policy = practical_policy(scores, loss.beta, loss.link, task.reference)
     else:
@@ -94,11 +93,14 @@ def policy_of_scores(
     return policy, None
 
 
-def _is_gibbs(task: Task, scores: FloatArray) -> bool:
-    loss = task.loss
-    assert isinstance(loss, DirectLoss)
-    plain = not loss.reference_free and task.weights is None
-    return plain and loss.link.logarithmic and bool(np.isfinite(scores).all())
+def divergence_of(loss: DirectLoss, weights: FloatArray | None) -> Divergence | None:
+    """Return the divergence whose regularized optimum, of finite scores, the policy is.
+
+    None where the policy of scores is no such optimum.
+    """
+    if loss.link.logarithmic:
+        return KL() if not loss.reference_free and weights is None else None
+    return loss.link.divergence if isinstance(loss.link, DivergenceLink) else None
 
 
 def _regularized(

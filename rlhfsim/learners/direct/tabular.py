@@ -105,8 +105,9 @@ class TabularPolicies:
             return kto_fixed_point(task)
         require_bijection(loss)
         if is_likelihood(loss):
-            if loss.clip is None or (self.r_max is not None and self.r_max <= loss.clip):
+            if self.fits_likelihood(loss):
                 return self._likelihood(task)
+            assert loss.clip is not None
             self._refuse_settings(f"the loss is clipped at {loss.clip:g}, so it is not convex")
             return self._clipped(task, loss.clip)
         if self.r_max is not None:
@@ -115,6 +116,16 @@ class TabularPolicies:
                 "for which alone the bound is solved"
             )
         return self._separately(task, self._solver(loss))
+
+    @property
+    def model(self) -> Tabular:
+        """The reward model of the scores, for a loss that `fits_likelihood`."""
+        return Tabular(r_max=self.r_max, ridge=self.ridge)
+
+    def fits_likelihood(self, loss: DirectLoss) -> bool:
+        """Return whether the loss is solved by a Bradley-Terry fit of the scores."""
+        unclipped = loss.clip is None or (self.r_max is not None and self.r_max <= loss.clip)
+        return is_likelihood(loss) and unclipped
 
     def _refuse_settings(self, reason: str) -> None:
         for name in ("r_max", "ridge"):
@@ -145,7 +156,7 @@ class TabularPolicies:
     def _likelihood(self, task: Task) -> Minimum:
         """Solve by a Bradley-Terry fit of the scores."""
         assert isinstance(task.loss, DirectLoss)
-        fit = fit_likelihood(task, Tabular(r_max=self.r_max, ridge=self.ridge))
+        fit = fit_likelihood(task, self.model)
         assert fit.gradient_norm is not None
         touched = np.asarray(fit.compared.any(axis=1))
         policy, gap = policy_of_scores(task, fit.reward, touched)

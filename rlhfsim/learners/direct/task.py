@@ -11,6 +11,7 @@ import numpy as np
 from rlhfsim.checks import BoolArray, FloatArray
 from rlhfsim.data import PairCounts, PreferenceData
 from rlhfsim.data.counts import as_counts, compared_in, number_of_rows
+from rlhfsim.learners.sharing import once
 from rlhfsim.losses import KTO, DirectLoss, log_policy_loss
 
 
@@ -30,12 +31,12 @@ class Task:
     @cached_property
     def counts(self) -> PairCounts:
         """The counts of the data, made when they are first asked for."""
-        return as_counts(self.data)
+        return once(lambda: as_counts(self.data), "counts", self.data)
 
     @cached_property
     def compared(self) -> BoolArray:
         """(X, Y) whether the response was compared with a different one."""
-        return compared_in(self.data)
+        return once(lambda: compared_in(self.data), "compared", self.data)
 
     @property
     def rows(self) -> float:
