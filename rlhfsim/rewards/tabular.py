@@ -116,7 +116,8 @@ class Tabular:
         if self.ridge is None:
             fits = fit_tables(tables, exists)
         else:
-            fits = fit_tables(tables, connected(tables, strong=False), self.ridge)
+            # A ridge holds responses that no comparison links, so the graph may fall apart.
+            fits = fit_tables(tables, tables.size > 0, self.ridge)
         reward, done = fits.reward, fits.certified
         if self.r_max is not None:
             reward, inside = _into_box(reward, tables.compared, self.r_max)
