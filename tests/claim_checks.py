@@ -1,11 +1,12 @@
-"""What every claim must pass: it holds, is tight, and a wrong constant shows."""
+"""What every claim with two sides must pass: it holds, is tight or is refuted; what families are.
 
-from dataclasses import fields, replace
+That no claim made false passes is in `claim_mutations`.
+"""
+
+from dataclasses import fields
 from functools import cache
 
 import numpy as np
-
-CHANGES = {"upper": 0.5, "lower": 2.0, "identity": 1.001}
 
 
 @cache
@@ -38,16 +39,6 @@ def assert_tight(claim, least=0.999):
         assert np.abs(claim.right(x)).max() > 1e-3
     else:
         assert ratio >= least
-
-
-def mutated(claim):
-    """Return the claim with a wrong constant: 2 times too small a bound, or 0.1 % off."""
-    factor = CHANGES[claim.kind]
-    return replace(claim, right=lambda x: factor * claim.right(x))
-
-
-def assert_a_wrong_constant_is_caught(claim):
-    assert mutated(claim).ratio(claim.witness()).max() > 1.5
 
 
 def assert_refuted(claim, by=1.05):

@@ -108,7 +108,7 @@ def sides(left, right, kind="upper", **more):
         "c", "f", "s", kind, lambda _: np.array([left]), lambda _: np.array([right]),
         lambda: None, **more,
     )  # fmt: skip
-    return claim.ratio(None)[0]
+    return claim.ratio([None])[0]  # a batch of one
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import numpy as np
 from rlhfsim.checks import FloatArray
 from rlhfsim.claims.base import RESOLUTION
 from rlhfsim.claims.optima import leaving_points
-from rlhfsim.claims.problems import Problems, single
+from rlhfsim.claims.problems import Problems, single, two_prompts
 from rlhfsim.claims.regularized import (
     CHI_SQUARED_REGULARIZER,
     MIXED_REGULARIZER,
@@ -37,8 +37,12 @@ def _between(x: Problems) -> Problems:
 
 
 def _small_beta() -> Problems:
-    """Every beta gives the best response nearly all mass: gains, divergences are the largest."""
-    return single([0.5, 0.5], [1.0, 0.0], beta=1e-7)
+    """Every beta gives the best response nearly all mass: gains, divergences are the largest.
+
+    At a second prompt there is nothing to gain: the weight of the first one counts.
+    """
+    at_stake = single([0.5, 0.5], [1.0, 0.0], beta=1e-7)
+    return two_prompts(at_stake, single([0.5, 0.5], [0.0, 0.0]))
 
 
 def _claims_of(regularizer: Regularizer) -> tuple[ProblemClaim, ...]:

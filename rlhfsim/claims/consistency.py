@@ -13,7 +13,7 @@ from typing import ClassVar, Self
 import numpy as np
 
 from rlhfsim.bandit import ContextualBandit
-from rlhfsim.checks import FloatArray
+from rlhfsim.checks import BoolArray, FloatArray
 from rlhfsim.claims.base import RESOLUTION, Claim
 from rlhfsim.claims.batches import GENERIC, Rows, distributions, rewards, sorts
 from rlhfsim.laws import population_pairs
@@ -31,6 +31,10 @@ class Rivals(Rows):
     reference: FloatArray  # (N, Y), positive
     reward: FloatArray  # (N, Y)
     rival: FloatArray  # (N, Y)
+
+    def valid(self) -> BoolArray:
+        """Return whether the reference has full support."""
+        return np.asarray((self.reference > 0).all(axis=1))
 
     @classmethod
     def sample(cls, n: int, rng: np.random.Generator) -> Self:

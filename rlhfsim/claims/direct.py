@@ -26,6 +26,7 @@ from rlhfsim.claims.labelled import (
     gaps,
     ipo_loss,
     ipo_optimum,
+    ipo_resolution,
     kl,
     likelihood,
     mixed,
@@ -167,7 +168,7 @@ DIRECT_CLAIMS: tuple[LabelledClaim, ...] = (
         lambda x: ipo_loss(x, ipo_optimum(x)),
         lambda x: ipo_loss(x, x.policy),
         lambda: _with_policy(ipo_optimum),
-        _score_resolution,
+        ipo_resolution,
     ),
     LabelledClaim(
         "excess loss of IPO",
@@ -180,7 +181,7 @@ DIRECT_CLAIMS: tuple[LabelledClaim, ...] = (
             + 2.0 * variance(x, scores(x, kl, x.policy) - scores(x, kl, ipo_optimum(x)))
         ),
         _plain,
-        _score_resolution,
+        ipo_resolution,
     ),
     LabelledClaim(
         "robust DPO is unbiased",

@@ -59,6 +59,10 @@ class InferenceProblems(Rows):
     beta: FloatArray  # (N,)
     probe: FloatArray  # (N, Y) in [1, 2]: policies are compared by its mean
 
+    def valid(self) -> BoolArray:
+        """Return whether the policy lies within the support of the reference."""
+        return np.asarray(((self.policy <= 0) | (self.reference > 0)).all(axis=1))
+
     @classmethod
     def sample(cls, n: int, rng: np.random.Generator) -> Self:
         """Return `n` random instances of 2 to 6 responses, with four betas in all."""
@@ -116,9 +120,8 @@ def _at_optimum() -> InferenceProblems:
     return replace(x, policy=x.optimum.policy)
 
 
-def _near(*, worst: bool) -> InferenceProblems:
-    """Take a policy that equals the reference."""
-    x = _problem(4, worst=worst)
+def _at_reference() -> InferenceProblems:
+    x = _problem(4)
     return replace(x, policy=x.reference)
 
 
@@ -160,11 +163,11 @@ def linearized(x: InferenceProblems) -> FloatArray:
     return win_rate(x, x.reference) + average(x.policy - x.reference, slope)
 
 
-def _only(
-    worst: bool, side: Callable[[InferenceProblems], FloatArray], otherwise: float
+def _through(
+    worst: bool, side: Callable[[InferenceProblems], FloatArray]
 ) -> Callable[[InferenceProblems], FloatArray]:
-    """Return the side where T is the worst or the best as asked, a number elsewhere."""
-    return lambda x: np.where(x.worst == worst, side(x), otherwise)
+    """Return the side where T is the best of n, or the worst, on every instance."""
+    return lambda x: side(replace(x, worst=np.full(len(x), worst)))
 
 
 def _one_draw(x: InferenceProblems) -> InferenceProblems:
@@ -267,9 +270,9 @@ INFALIGN_CLAIMS: tuple[ProblemClaim, ...] = (
         "W(pi) <= W(p) + <R(p), pi - p> for the best of n",
         "derived in `rlhfsim.learners.infalign.levels`",
         "upper",
-        _only(False, lambda x: win_rate(x, x.policy), 0.0),
-        _only(False, linearized, 1.0),
-        lambda: _near(worst=False),
+        _through(False, lambda x: win_rate(x, x.policy)),
+        _through(False, linearized),
+        _at_reference,
         _slope_resolution,
     ),
     ProblemClaim(
@@ -277,9 +280,9 @@ INFALIGN_CLAIMS: tuple[ProblemClaim, ...] = (
         "W(pi) >= W(p) + <R(p), pi - p> for the worst of n",
         "derived in `rlhfsim.learners.infalign.levels`",
         "lower",
-        _only(True, lambda x: win_rate(x, x.policy), 1.0),
-        _only(True, linearized, 0.0),
-        lambda: _near(worst=True),
+        _through(True, lambda x: win_rate(x, x.policy)),
+        _through(True, linearized),
+        _at_reference,
         _slope_resolution,
     ),
     ProblemClaim(

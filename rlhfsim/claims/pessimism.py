@@ -168,18 +168,26 @@ def counts(wins: IntArray) -> PairCounts:
 # ---- witnesses -----------------------------------------------------------------------------------
 
 
+def _policies(first: list[float]) -> FloatArray:
+    """Return the policies of two prompts, the second one uniform."""
+    return np.array([[first, [1.0 / 3.0] * 3]])
+
+
 def _one_feature(beta: float, strength: float, reference: list[float]) -> LinearProblems:
-    """Responses of features 1, 0, -1; at `strength` 1 the estimate just outweighs the penalty."""
-    features = np.array([[[[1.0], [0.0], [-1.0]]]])
-    wins = np.zeros((1, 1, 3, 3), dtype=np.int64)
+    """Responses of features 1, 0, -1; at `strength` 1 the estimate just outweighs the penalty.
+
+    At a second prompt nothing is at stake: what counts is the weight of the first.
+    """
+    features = np.array([[[[1.0], [0.0], [-1.0]], [[0.0], [0.0], [0.0]]]])
+    wins = np.zeros((1, 2, 3, 3), dtype=np.int64)
     wins[0, 0, 0, 2] = 3
     fit = Linear(features[0], ridge=1.0).fit(counts(wins[0]))
     assert fit.parameter is not None
     # Sigma = 1 + 3 * 2^2.
     radius = float(fit.parameter[0]) * np.sqrt(13.0) * strength
-    p = np.array([[reference]])
+    p = _policies(reference)
     return LinearProblems(
-        p, p, np.array([[[0.9, 0.1, 0.0]]]), np.ones((1, 1)), features, wins, np.ones((1, 1)),
+        p, p, _policies([0.9, 0.1, 0.0]), np.full((1, 2), 0.5), features, wins, np.ones((1, 1)),
         np.ones(1), np.array([GIVEN]), np.array([beta]), np.array([radius]),
     )  # fmt: skip
 
@@ -191,13 +199,13 @@ def _least_gain() -> LinearProblems:
 def _pointwise_least_gain() -> LinearProblems:
     """Let the policy, like the truth, leave the baseline to one side."""
     x = replace(_least_gain(), beta=np.array([1e-2]))
-    return replace(x, baseline=np.array([[[0.0, 0.0, 1.0]]]))
+    return replace(x, baseline=_policies([0.0, 0.0, 1.0]))
 
 
 def _greedy_loses() -> LinearProblems:
     """Let the data favour a response wrongly, which matters little to the comparator."""
     x = replace(_one_feature(1e-2, 2.0, [0.3, 0.4, 0.3]), place=np.array([LEAST_GAIN]))
-    return replace(x, comparator=np.array([[[0.3, 0.5, 0.2]]]))
+    return replace(x, comparator=_policies([0.3, 0.5, 0.2]))
 
 
 # ---- the list ------------------------------------------------------------------------------------

@@ -182,6 +182,8 @@ class ProbabilityClaim:
     bound : "at most" or "at least"
     confidence : float
         Of the Clopper-Pearson interval.
+    with_constant : function `factor -> claim`, optional
+        The same claim with the bound inside the event multiplied.
 
     Raises
     ------
@@ -198,6 +200,7 @@ class ProbabilityClaim:
     replications: int = 2000
     bound: Literal["at most", "at least"] = "at most"
     confidence: float = 0.999
+    with_constant: Callable[[float], ProbabilityClaim] | None = None
     kind: Literal["high_probability"] = "high_probability"
 
     def __post_init__(self) -> None:
