@@ -15,6 +15,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from rlhfsim import cli_study
+
 if TYPE_CHECKING:
     from rlhfsim.doctor import Diagnosis
     from rlhfsim.golden import Method
@@ -28,6 +30,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Exact simulator for the theory of offline RLHF.",
 )
+app.add_typer(cli_study.app, name="study")
 
 
 def _print_version(asked: bool) -> None:
@@ -102,6 +105,16 @@ def figure(
 
     for path in redraw(name, results, out, venue=venue, width=width, formats=formats.split(",")):
         print(path)
+
+
+@app.command()
+def report(
+    results: Annotated[Path, typer.Argument(help="Folder of saved results.")],
+) -> None:
+    """Write the HTML report of a folder again, from its saved results and tables."""
+    from rlhfsim.report import build_report
+
+    print(build_report(results))
 
 
 @app.command()
@@ -233,7 +246,7 @@ def break_(
         float | None, typer.Option(help="Search for so long; a fixed number of instances else.")
     ] = None,
 ) -> None:
-    """Search for an instance that violates a claim; exit code 0 if there is one, 1 if not."""
+    """Search for an instance that violates a claim; exit code 0 if one is proved to, 1 if not."""
     from rlhfsim.claims import CLAIMS, Claim
     from rlhfsim.claims.loading import find
     from rlhfsim.falsify import UNLIMITED, falsify
@@ -247,18 +260,19 @@ def break_(
     with _blaming_users([name]):
         found = falsify(claim, seed=seed, seconds=seconds, **budget)
     print(f"{claim.formula}    ({claim.source})")
-    if not found.violated:
-        print(
-            f"no violation in {found.evaluations} instances; "
-            f"largest ratio {found.shrunk_from.ratio:.9g}, near"
-        )
+    largest, count = found.shrunk_from.ratio, found.evaluations
+    if found.verdict == "refuted":
+        print(f"violated: ratio {found.ratio:.9g} (proved by {found.certificate}) at")
+    elif found.verdict == "undecided":
+        print(f"undecided: ratio {found.ratio:.9g} in floats, without a proof, at")
     else:
-        print(f"violated: ratio {found.ratio:.9g} ({found.certificate}) at")
+        print(f"no violation in {count} instances; largest ratio {largest:.9g}, near")
     print(found.describe())
-    if found.violated:
-        print(
-            f"largest ratio found {found.shrunk_from.ratio:.9g}, in {found.evaluations} instances"
-        )
+    if found.verdict != "not violated":
+        print(f"largest ratio found {largest:.9g}, in {count} instances")
+    if found.verdict == "undecided":
+        stays = "stays" if found.certificate == "stable in floats" else "does not stay"
+        print(f"the violation {stays} when numbers move by 1e-12; {found.reason}")
     if not found.violated:
         raise typer.Exit(1)
 

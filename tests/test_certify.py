@@ -23,7 +23,7 @@ from rlhfsim.certify.rounding import at_least, at_most
 from rlhfsim.certify.sides import BALL_SIDES
 from rlhfsim.claims import DIVERGENCE_CLAIMS, Claim, Pairs, sample_pairs
 
-TRUE = [c for c in DIVERGENCE_CLAIMS if c.kind == "upper"]
+TRUE = [c for c in DIVERGENCE_CLAIMS if c.kind in {"upper", "tight"}]
 FALSE = [c for c in DIVERGENCE_CLAIMS if c.kind == "false"]
 SIZES = (10**2, 10**4, 10**6, 10**8)
 
@@ -168,6 +168,7 @@ def claim_of(kind, left, right):
 @pytest.mark.parametrize(
     ("kind", "left", "right", "verdict"),
     [
+        ("tight", 1, 2, "certified"), ("tight", 2, 1, "refuted"),
         ("upper", 1, 2, "certified"), ("upper", 2, 1, "refuted"), ("upper", 2, 2, "certified"),
         ("false", 1, 2, "certified"), ("false", 2, 1, "refuted"),
         ("lower", 1, 2, "refuted"), ("lower", 2, 1, "certified"), ("lower", 2, 2, "certified"),
@@ -205,14 +206,17 @@ def test_bad_input_is_named():
         certify(claim, dyadic_pairs(2, np.random.default_rng(0)))
     with pytest.raises(ValueError, match=r"policy\[0\] sums to 0\.97"):
         certify(claim, replace(x, policy=np.array([[0.5, 0.47]])))
-    with pytest.raises(ValueError, match="'mine' has no formula in ball arithmetic; known: 'KL"):
-        certify(replace(claim, name="mine"), x)
+    unsolved = replace(claim, name="mine", left=lambda x: np.linalg.svd(x.policy)[1][:, 0])
+    with pytest.raises(ValueError, match="claim 'mine' has no formula in ball arithmetic, and its"):
+        certify(unsolved, x)
     with pytest.raises(ValueError, match="precision is 10"):
         certify(claim, x, precision=10)
     with pytest.raises(ValueError, match="precision is 10"):
         enclose_sides(claim, x, precision=10)
-    with pytest.raises(ValueError, match="kind 'rate'"):
-        certify(replace(claim, kind="rate"), x)
+    with pytest.raises(
+        ValueError, match="kind is 'rate'; it must be one of identity, upper, tight"
+    ):
+        replace(claim, kind="rate")
 
 
 def test_working_precision_is_left_as_it_was():

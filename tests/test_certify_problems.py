@@ -159,7 +159,7 @@ def test_rewards_outside_the_support_do_not_count():
 
 def test_other_families_and_bad_rows_are_refused():
     sharp, x = by_name("sharp chi2 regret"), dyadic_equality()
-    with pytest.raises(ValueError, match="instance is a list; it must be Pairs or Problems"):
+    with pytest.raises(ValueError, match="instance is a list; it must be a batch of instances"):
         certify(sharp, [x])
     with pytest.raises(ValueError, match=r"beta\[0\] is 0"):
         certify(sharp, replace(x, beta=np.zeros(1)))

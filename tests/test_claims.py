@@ -13,7 +13,7 @@ from mpmath_claims import SIDES, exact
 from rlhfsim.claims import CLAIMS, DIVERGENCE_CLAIMS, Pairs, sample_pairs
 from rlhfsim.claims.base import RESOLUTION, Claim
 
-TRUE = [c for c in DIVERGENCE_CLAIMS if c.kind == "upper"]
+TRUE = [c for c in DIVERGENCE_CLAIMS if c.kind in {"upper", "tight"}]
 FALSE = [c for c in DIVERGENCE_CLAIMS if c.kind == "false"]
 
 

@@ -30,7 +30,8 @@ from rlhfsim.divergences import renyi
 from rlhfsim.notation import _LATEX, _WORDS, to_latex
 from rlhfsim.randomness import generator_for
 
-PINSKER = next(c for c in DIVERGENCE_CLAIMS if c.name == "Pinsker")
+LISTED = next(c for c in DIVERGENCE_CLAIMS if c.name == "Pinsker")
+PINSKER = dataclasses.replace(LISTED, kind="upper")
 LOG_COVERAGE = next(c for c in DIVERGENCE_CLAIMS if c.name == "KL below log of coverage")
 FALSE = DIVERGENCE_CLAIMS[0]
 
@@ -72,7 +73,8 @@ def without_seconds(results):
     ("claim", "verdict", "passed"),
     [
         (LOG_COVERAGE, "holds, tight", True),
-        (scaled(LOG_COVERAGE, 2.0), "holds", True),
+        (scaled(LOG_COVERAGE, 2.0), "not tight", False),
+        (dataclasses.replace(scaled(LOG_COVERAGE, 2.0), kind="upper"), "holds", True),
         (scaled(LOG_COVERAGE, 0.999), "VIOLATED", False),
         (scaled(LOG_COVERAGE, np.nan), "VIOLATED", False),
         (LOWER, "holds, tight", True),
@@ -156,7 +158,7 @@ def test_results_do_not_depend_on_workers_or_on_other_claims():
     runs = [check(DIVERGENCE_CLAIMS, instances=1200, seed=2, workers=w) for w in (1, 2, 5)]
     assert without_seconds(runs[0]) == without_seconds(runs[1]) == without_seconds(runs[2])
     assert [r.claim for r in runs[0]] == [c.name for c in DIVERGENCE_CLAIMS]
-    alone = check([PINSKER], instances=1200, seed=2)
+    alone = check([LISTED], instances=1200, seed=2)
     assert without_seconds(alone) == without_seconds(runs[0][3:4])
     other = check([PINSKER, FALSE], instances=1200, seed=3)
     assert other[1].sampled != runs[0][0].sampled
@@ -345,7 +347,7 @@ def test_check_prints_and_writes(capsys, tmp_path, suffix, writer):
         "--out", str(path),
     )  # fmt: skip
     assert (code, err) == (0, "")
-    expected = check([PINSKER, FALSE], instances=400, seed=4)
+    expected = check([LISTED, FALSE], instances=400, seed=4)
     assert path.read_text(encoding="utf-8") == writer(expected)
     for result in expected:
         assert f"{result.worst:.9g}" in out

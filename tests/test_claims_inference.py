@@ -131,7 +131,7 @@ def test_concave_and_convex_are_not_exchanged():
     x = InferenceProblems.sample(1000, np.random.default_rng(1))
     turned = replace(x, worst=~x.worst)
     for claim, y in ((concave, x), (convex, x), (concave, turned), (convex, turned)):
-        opposite = replace(claim, kind={"upper": "lower", "lower": "upper"}[claim.kind])
+        opposite = replace(claim, kind="upper" if claim.kind == "lower" else "lower")
         applies = (y.worst == (claim is convex)) & (y.n > 1)
         assert (claim.ratio(y) <= 1 + 1e-9).all()
         assert (opposite.ratio(y)[applies] > 1 + 1e-6).mean() > 0.3

@@ -33,7 +33,7 @@ def scaled(claim, factor):
     return replace(claim, right=lambda x: factor * claim.right(x))
 
 
-PINSKER = by_name("Pinsker")
+PINSKER = replace(by_name("Pinsker"), kind="upper")
 GIBBS = by_name("Gibbs variational principle")
 FLOOR = by_name("KL regret has a floor at every beta")
 REFUTED = by_name("KL below chi-squared")

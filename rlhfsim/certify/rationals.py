@@ -8,7 +8,7 @@ divided exactly, which is within 1e-9 of the row in total variation: a row furth
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass
 from typing import Any
 
 import numpy as np
@@ -48,14 +48,20 @@ class ExactProblem:
     policy: tuple[Row, ...]
 
 
-def exact(instance: Any) -> ExactPair | ExactProblem:
-    """Return the one instance of the batch in rational numbers."""
-    if not isinstance(instance, Pairs | Problems):
-        raise ValueError(f"instance is a {type(instance).__name__}; it must be Pairs or Problems")
-    if len(instance) != 1:
+def require_one(instance: Any) -> None:
+    """Raise `ValueError` unless this is a batch of one instance."""
+    if not is_dataclass(instance) or isinstance(instance, type):
         raise ValueError(
-            f"instance holds {len(instance)} instances; it must hold one: use take(index)"
+            f"instance is a {type(instance).__name__}; it must be a batch of instances"
         )
+    if len(instance) != 1:  # type: ignore[arg-type]
+        count = len(instance)  # type: ignore[arg-type]
+        raise ValueError(f"instance holds {count} instances; it must hold one: use take(index)")
+
+
+def exact(instance: Pairs | Problems) -> ExactPair | ExactProblem:
+    """Return the one instance of the batch in rational numbers."""
+    require_one(instance)
     return exact_pair(instance) if isinstance(instance, Pairs) else exact_problem(instance)
 
 

@@ -59,4 +59,4 @@ def identity(left: Ball, right: Ball) -> Verdict:
 
 
 #: What is decided for each kind of claim.
-RELATIONS = {"upper": upper, "false": upper, "lower": lower, "identity": identity}
+RELATIONS = {"upper": upper, "tight": upper, "false": upper, "lower": lower, "identity": identity}

@@ -15,13 +15,16 @@ import numpy as np
 from rlhfsim import checks
 from rlhfsim.certify.library import require_flint, working_precision
 from rlhfsim.checks import FloatArray
-from rlhfsim.claims import Claim
+from rlhfsim.claims import Claim, Pairs, Problems
 
 if TYPE_CHECKING:
     from rlhfsim.certify.divergences import Ball
     from rlhfsim.certify.sides import BallSides
 
 Verdict = Literal["certified", "refuted", "undecided"]
+
+#: The two sides, in the working precision.
+_Evaluate = Callable[[], "tuple[Ball, Ball]"]
 
 _FIRST_BITS = 64
 
@@ -57,13 +60,13 @@ def certify(
     Parameters
     ----------
     claim : Claim
-        Of any kind; `left <= right` is decided for "upper" and "false", `left >= right` for
-        "lower", `left = right` for "identity".
+        Of any kind; `left <= right` is decided for "upper", "tight" and "false", `left >= right`
+        for "lower", `left = right` for "identity".
     instance : batch of one
-        `Pairs` or `Problems`.
-    sides : function from an `ExactPair` or `ExactProblem` to (left, right), optional
-        By default that of the claim's name in `BALL_SIDES`, `PROBLEM_SIDES` or `REGRET_SIDES`.
-        Its numbers are compared with the claim's own.
+    sides : function from the instance in exact numbers to (left, right), optional
+        By default that of the claim's name in `FORMULAS`; for a claim without one, its own
+        functions, run over balls (see `rlhfsim.certify.rerun`).  The numbers are compared with the
+        claim's own.
     precision : int
         Most bits, at least 64.
 
@@ -75,7 +78,8 @@ def certify(
     Raises
     ------
     ValueError
-        When there is no ball formula for the claim, or the claim's own sides are other numbers;
+        When there is no ball formula for the claim and its functions do not run over balls (a
+        `NoFormulaError`), or the claim's own sides are other numbers;
         when the batch does not hold one instance, or its rows are not distributions.
     ImportError
         Without python-flint.
@@ -86,19 +90,24 @@ def certify(
     precision = checks.whole_number("precision", precision, least=_FIRST_BITS)
     from rlhfsim.certify.rounding import RELATIONS
 
-    relation = RELATIONS.get(claim.kind)
-    if relation is None:
-        raise ValueError(
-            f"claim {claim.name!r} is of kind {claim.kind!r}; known: {list(RELATIONS)}"
-        )
+    relation = RELATIONS[claim.kind]
     evaluate = _evaluator(claim, instance, sides)
     bits = _FIRST_BITS
     while True:
-        with working_precision(bits):
-            verdict = relation(*evaluate())
+        verdict = _at_precision(bits, relation, evaluate)
         if verdict != "undecided" or bits == precision:
             return verdict
         bits = min(2 * bits, precision)
+
+
+def _at_precision(bits: int, relation: Callable[..., Verdict], evaluate: _Evaluate) -> Verdict:
+    from rlhfsim.certify.numbers import UndecidedError
+
+    with working_precision(bits):
+        try:
+            return relation(*evaluate())
+        except UndecidedError:
+            return "undecided"
 
 
 def enclose_sides(
@@ -119,40 +128,47 @@ def enclose_sides(
         return Sides(at_most(left), at_least(left), at_most(right), at_least(right))
 
 
-def _evaluator(
-    claim: Claim[Any], instance: Any, sides: BallSides | None
-) -> Callable[[], tuple[Ball, Ball]]:
+def _evaluator(claim: Claim[Any], instance: Any, sides: BallSides | None) -> _Evaluate:
     """Return the two sides as a function of nothing but the working precision."""
-    from rlhfsim.certify.problem_sides import PROBLEM_SIDES
-    from rlhfsim.certify.rationals import exact
-    from rlhfsim.certify.regret_sides import REGRET_SIDES
-    from rlhfsim.certify.sides import BALL_SIDES
+    from rlhfsim.certify.formulas import FORMULAS
+    from rlhfsim.certify.generic import over_numbers, own_sides
+    from rlhfsim.certify.rationals import exact, require_one
 
-    formulas = BALL_SIDES | PROBLEM_SIDES | REGRET_SIDES
-    formula = sides or formulas.get(claim.name)
-    if formula is None:
-        known = ", ".join(repr(name) for name in formulas)
-        raise ValueError(f"claim {claim.name!r} has no formula in ball arithmetic; known: {known}")
-    numbers = exact(instance)
-    with working_precision(_FIRST_BITS):
-        balls = formula(numbers)
-    for name, side, ball in zip(("left", "right"), (claim.left, claim.right), balls, strict=True):
-        _same_number(claim, name, side(instance), ball, claim.resolution(instance))
-    return lambda: formula(numbers)
+    require_one(instance)
+    formula = sides or FORMULAS.get(claim.name)
+    # Formulas for pairs and problems take plain fractions; whatever else, batches of numbers.
+    by_hand = formula is not None and isinstance(instance, Pairs | Problems)
+    numbers = exact(instance) if by_hand else over_numbers(instance)
+    formula = own_sides(claim) if formula is None else formula
+    compared = False
+
+    def evaluate() -> tuple[Ball, Ball]:
+        nonlocal compared
+        found = formula(numbers)
+        if not compared:
+            for name, side, ball in zip(
+                ("left", "right"), (claim.left, claim.right), found, strict=True
+            ):
+                _same_number(claim, name, side(instance), ball, claim.resolution(instance))
+            compared = True
+        return found
+
+    return evaluate
 
 
 def _same_number(
     claim: Claim[Any], name: str, floats: FloatArray, ball: Ball, resolution: FloatArray
 ) -> None:
     """Raise when the claim's side is another number: then the balls would judge another claim."""
-    from rlhfsim.certify.rounding import as_ball
+    from rlhfsim.certify.rounding import as_ball, at_least, at_most
 
     got, want = float(np.ravel(floats)[0]), float(as_ball(ball).mid())
+    low, high = at_most(ball), at_least(ball)
     overflowed = not math.isfinite(got) and abs(want) > _HUGE
-    if got == want or overflowed or math.isnan(want):
+    if low <= got <= high or overflowed or math.isnan(want):
         return
     rounding = _ABSOLUTE + _ROUNDINGS * float(np.ravel(resolution)[0])
-    if not abs(got - want) <= _RELATIVE * abs(want) + rounding:
+    if not max(low - got, got - high) <= _RELATIVE * abs(want) + rounding:
         raise ValueError(
             f"the {name} side of claim {claim.name!r} is {got!r}, its ball formula gives {want!r}; "
             "pass the formula of this claim as `sides`"

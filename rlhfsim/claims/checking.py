@@ -39,8 +39,9 @@ class CheckResult:
     worst : float
         The worst ratio over all of them and the witness; above 1 is a violation.
     verdict : str
-        "holds", "holds, tight", "VIOLATED", "false" (refuted, as it should be), "not refuted", or
-        what a claim on rates or probabilities says of itself.
+        "holds", "holds, tight", "not tight" (of kind `tight`, but the witness does not reach the
+        bound), "VIOLATED", "false" (refuted, as it should be), "not refuted", or what a claim on
+        rates or probabilities says of itself.
     passed : bool
         Whether that is as expected: true claims hold, false ones are refuted.
     details : str
@@ -50,7 +51,7 @@ class CheckResult:
     worst_instance : batch of one, or None
         That instance.
     sampled, witness : float or None
-        The worst ratio over the sampled instances alone, and over the witness alone.
+        The worst ratio over the sampled instances alone, and over the witness alone, if it has one.
     seconds : float
         Time taken; no other field depends on the machine.
     """

@@ -197,7 +197,7 @@ INFERENCE_CLAIMS: tuple[DrawsClaim, ...] = (
         "win rate of best-of-n",
         "P(best-of-n beats p) <= n/(n + 1)",
         "arXiv 2412.19792",
-        "upper",
+        "tight",
         lambda x: _win_rate(x, best, x.reference),
         lambda x: x.n / (x.n + 1.0),
         lambda: _uniform(400, 4),
@@ -224,7 +224,7 @@ INFERENCE_CLAIMS: tuple[DrawsClaim, ...] = (
         "more draws win more",
         "P(best-of-n beats p) <= P(best-of-(n + 1) beats p)",
         "coupling",
-        "upper",
+        "tight",
         lambda x: _win_rate(x, best, x.reference),
         lambda x: average(
             best_of_n(x.reference, x.reward, x.n + 1), calibrated_reward(x.reward, x.reference)
@@ -253,7 +253,7 @@ INFERENCE_CLAIMS: tuple[DrawsClaim, ...] = (
         "soft best-of-n below best-of-n",
         "E[r - min r] under soft best-of-n <= under best-of-n",
         "coupling: the same draws",
-        "upper",
+        "tight",
         lambda x: _gain(x, soft(x)),
         lambda x: _gain(x, best(x)),
         lambda: _some_tied(1e-2),

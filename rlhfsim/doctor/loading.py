@@ -1,4 +1,4 @@
-"""Finding a user's function from `module:function` or `path/to/file.py:function`."""
+"""Finding a user's function or module from `module:function` or `path/to/file.py:function`."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def load_function(target: str) -> Callable[..., Any]:
         raise ValueError(
             f"target is {target!r}; it must be module:function or path/to/file.py:function"
         )
-    found: Any = _module(place)
+    found: Any = load_module(place)
     for part in name.split("."):
         if not hasattr(found, part):
             raise ValueError(f"target is {target!r}; {place} has no {name}")
@@ -41,7 +41,14 @@ def load_function(target: str) -> Callable[..., Any]:
     return found
 
 
-def _module(place: str) -> ModuleType:
+def load_module(place: str) -> ModuleType:
+    """Return the module that `module` or `path/to/file.py` names.
+
+    Raises
+    ------
+    ValueError
+        If it cannot be imported.
+    """
     path = Path(place)
     try:
         if place.endswith(".py"):

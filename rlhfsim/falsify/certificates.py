@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -16,6 +16,14 @@ from rlhfsim.falsify.evaluation import REFUSALS, Evaluator, arrays_of, rebuilt, 
 #: What shows a violation.
 Certificate = Literal["ball arithmetic", "stable in floats", "none"]
 
+
+class Shown(NamedTuple):
+    """What shows a violation, and why it is no proof where it is none."""
+
+    certificate: Certificate
+    reason: str = ""
+
+
 #: Copies of an instance, and how far their numbers are moved: well beyond rounding.
 _COPIES, _MOVE = 64, 1e-12
 
@@ -24,29 +32,40 @@ _LEAST_MARGIN = 8.0
 #: ... and more than this share of the larger side.
 _LEAST_SHARE = 1e-9
 
+#: Most bits of ball arithmetic: an excess of 1e-9 needs few, unless a side cancels.
+_BITS = 1024
+
 
 def certificate_of(
     evaluator: Evaluator, instance: Any, kinds: Mapping[str, Kind], rng: np.random.Generator
-) -> Certificate:
-    """Return what shows that the claim is violated at the instance, or "none".
+) -> Shown:
+    """Return what shows that the claim is violated at the instance.
 
-    Ball arithmetic decides where it knows the claim: then the violation is proved.  Elsewhere the
-    instance and 64 copies, every number of which is moved by about 1e-12 of itself, must all
-    violate the claim, by much more than the copies differ.  That tells a violation from rounding
-    that moves with the numbers; it is no proof, and where sides cancel the claim's own `resolution`
-    has to say how much they lose.
+    Ball arithmetic proves it.  Where it has no formula for the claim, or cannot decide, the
+    instance and 64 copies, every number of which is moved by about 1e-12 of itself, may all violate
+    the claim, by much more than the copies differ: that tells a violation from rounding that moves
+    with the numbers, and is no proof.
     """
-    verdict = _balls(evaluator.claim, instance)
-    if verdict is not None:
-        return "ball arithmetic" if verdict == "refuted" else "none"
+    verdict, reason = _balls(evaluator.claim, instance)
+    if verdict == "refuted":
+        return Shown("ball arithmetic")
+    if verdict == "certified":
+        return Shown("none", "in ball arithmetic the claim holds here")
+    stable = _is_stable(evaluator, instance, kinds, rng)
+    return Shown("stable in floats" if stable else "none", reason)
+
+
+def _is_stable(
+    evaluator: Evaluator, instance: Any, kinds: Mapping[str, Kind], rng: np.random.Generator
+) -> bool:
     copies = _copies(instance, kinds, rng)
     try:
         claim: Claim[Any] = evaluator.claim
         violated = bool((evaluator.ratios(copies) > 1.0 + TOLERANCE).all())
         left, right = sides(claim, copies)
     except REFUSALS:
-        return "none"
-    return "stable in floats" if violated and _stands_out(claim.kind, left, right) else "none"
+        return False
+    return violated and _stands_out(claim.kind, left, right)
 
 
 def _copies(instance: Any, kinds: Mapping[str, Kind], rng: np.random.Generator) -> Any:
@@ -82,11 +101,13 @@ def _stands_out(kind: str, left: FloatArray, right: FloatArray) -> bool:
     return clear and bool(excess.min() > _LEAST_MARGIN * (high - low))
 
 
-def _balls(claim: Claim[Any], instance: Any) -> str | None:
-    """Return the verdict of ball arithmetic; None where it has no formula for this claim."""
+def _balls(claim: Claim[Any], instance: Any) -> tuple[str, str]:
+    """Return the verdict of ball arithmetic, and why it is "undecided" where it is."""
     try:
         from rlhfsim.certify import certify
 
-        return certify(claim, instance)
-    except (ImportError, ValueError):
-        return None
+        verdict = certify(claim, instance, precision=_BITS)
+    except (ImportError, ValueError, ArithmeticError) as error:
+        return "undecided", str(error)
+    undecided = f"{_BITS} bits do not tell which side is larger"
+    return verdict, undecided if verdict == "undecided" else ""

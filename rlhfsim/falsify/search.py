@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Generic
+from typing import Any, Generic, Literal
 
 import numpy as np
 
@@ -12,7 +12,7 @@ from rlhfsim import checks
 from rlhfsim.checks import IntArray
 from rlhfsim.claims.base import Claim
 from rlhfsim.claims.checking import TOLERANCE
-from rlhfsim.falsify.certificates import Certificate, certificate_of
+from rlhfsim.falsify.certificates import Certificate, Shown, certificate_of
 from rlhfsim.falsify.climbing import Found, best_of, climb, polish, relevant
 from rlhfsim.falsify.coordinates import Kind, parametrization_of
 from rlhfsim.falsify.evaluation import Batch, Evaluator, arrays_of, rows, score
@@ -40,11 +40,18 @@ _ENOUGH = 1e9
 #: What is left for shrinking: a share of the time, or instances to evaluate.
 _SHRINKING, _SHRINKING_BUDGET = 0.25, 200_000
 
+#: ... and for sides that are slow, this many times the most instances that a check evaluates.
+_SHRINKING_SLOW = 40
+
 #: A shrunken instance keeps this share of the ratio, where the claim is not violated.
 _KEPT_RATIO = 0.99
 
 #: ... and where it is, this share of the excess over 1, up to an excess of 1.
 _KEPT_EXCESS = 0.25
+
+
+#: The one certificate that is a proof.
+_PROOF: Certificate = "ball arithmetic"
 
 
 @dataclass(frozen=True)
@@ -55,16 +62,16 @@ class Falsification(Generic[Batch]):
     ----------
     claim : Claim
     violated : bool
-        Whether `ratio` is above 1 by more than rounding, and certified.
+        Whether the violation is proved: `certificate` is "ball arithmetic".
     ratio : float
         The ratio at `instance`.
     instance : batch of one
         The shrunken instance: few responses, simple fractions.
-    certified : bool
-        Whether the violation is shown not to be rounding; see `certificate`.
     certificate : str
-        "ball arithmetic" (a proof), "stable in floats" (the violation stays when every number
-        moves by 1e-12 of itself), or "none".
+        Of a ratio above 1: "ball arithmetic" (a proof), "stable in floats" (the violation stays
+        when every number moves by 1e-12 of itself), or "none".
+    reason : str
+        Why a ratio above 1 is not proved to be a violation.
     evaluations : int
         Instances evaluated.
     shrunk_from : Found
@@ -77,11 +84,18 @@ class Falsification(Generic[Batch]):
     violated: bool
     ratio: float
     instance: Batch
-    certified: bool
     certificate: Certificate
+    reason: str
     evaluations: int
     shrunk_from: Found[Batch]
     arrays: tuple[str, ...]
+
+    @property
+    def verdict(self) -> Literal["refuted", "undecided", "not violated"]:
+        """Return what is known: the claim is refuted, or nothing is, or it was not violated."""
+        if self.violated:
+            return "refuted"
+        return "undecided" if self.ratio > 1.0 + TOLERANCE else "not violated"
 
     def describe(self) -> str:
         """Return the arrays that matter, one a line, numbers as fractions where they are."""
@@ -147,7 +161,9 @@ def falsify(
     rng = generator_for("falsify", claim.name, seed)
     evaluator = Evaluator(claim, budget, None if seconds is None else (1 - _SHRINKING) * seconds)
     best, used = _search(evaluator, restarts, rng)
-    evaluator.allow(_SHRINKING_BUDGET, None if seconds is None else _SHRINKING * seconds)
+    slow = evaluator.claim.most_instances
+    left = _SHRINKING_BUDGET if slow is None else min(_SHRINKING_BUDGET, _SHRINKING_SLOW * slow)
+    evaluator.allow(left, None if seconds is None else _SHRINKING * seconds)
     return _result(evaluator, best, used, rng)
 
 
@@ -199,19 +215,19 @@ def _result(
     found = shrink(evaluator, best, used, lambda ratio: ratio >= least, rng)
     tidy = best_of(evaluator, plain(found.instance, kinds, used))
     small = tidy if tidy.ratio >= least else found
-    shown: Certificate = "none"
+    shown = Shown("none")
     if suspect:
         shown = certificate_of(evaluator, small.instance, used, rng)
-        if shown == "none":
-            shown = certificate_of(evaluator, best.instance, used, rng)
-            small = best if shown != "none" else small
+        if shown.certificate != _PROOF:
+            whole = certificate_of(evaluator, best.instance, used, rng)
+            small, shown = (best, whole) if whole.certificate == _PROOF else (small, shown)
     return Falsification(
         claim=evaluator.claim,
-        violated=shown != "none",
+        violated=shown.certificate == _PROOF,
         ratio=small.ratio,
         instance=small.instance,
-        certified=shown != "none",
-        certificate=shown,
+        certificate=shown.certificate,
+        reason=shown.reason,
         evaluations=evaluator.evaluations,
         shrunk_from=best,
         arrays=tuple(used),

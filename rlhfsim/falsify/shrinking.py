@@ -11,6 +11,7 @@ from functools import lru_cache
 import numpy as np
 
 from rlhfsim.checks import FloatArray
+from rlhfsim.falsify.axes import Axes, freedom_of
 from rlhfsim.falsify.climbing import Found, climb, polish
 from rlhfsim.falsify.coordinates import ROWS, Kind
 from rlhfsim.falsify.evaluation import (
@@ -30,9 +31,6 @@ _ODD, _ENTRY = 100.0, 200.0
 
 #: Evaluations for the search that follows the removal of a response.
 _ALLOWANCE = 6000
-
-#: Samples that show how few responses a family has.
-_PROBES = 64
 
 #: Candidates evaluated together.
 _CHUNK = 64
@@ -83,14 +81,18 @@ def shrink(
     rng: np.random.Generator,
 ) -> Found[Batch]:
     """Return a smaller and rounder instance whose ratio `keep` accepts."""
-    least = _least_sizes(found.instance, rng)
-    while not evaluator.late:
-        smaller = _fewer(evaluator, found, kinds, keep, least, rng)
+    freedom = freedom_of(found.instance, rng)
+    while not evaluator.exhausted:
+        smaller = _fewer(evaluator, found, kinds, keep, freedom.axes, rng)
         if smaller is None:
             break
         found = smaller
-    while not evaluator.late:
-        rounder = _simplest(evaluator, found, _rounded(found.instance, kinds), keep)
+    while not evaluator.exhausted:
+        candidates = [
+            *_rounded(found.instance, kinds),
+            *_lower(found.instance, kinds, freedom.whole),
+        ]
+        rounder = _simplest(evaluator, found, candidates, keep)
         if rounder is None:
             break
         found = rounder
@@ -102,14 +104,12 @@ def _fewer(
     found: Found[Batch],
     kinds: Mapping[str, Kind],
     keep: Keep,
-    least: Mapping[int, int],
+    groups: Iterable[Axes],
     rng: np.random.Generator,
 ) -> Found[Batch] | None:
-    """Return an instance with one index less on some axis, searched again where it has to be."""
-    for axis, size in least.items():
-        if any(a.shape[axis] <= size for a in arrays_of(found.instance).values() if a.ndim > axis):
-            continue
-        dropped = list(_dropped(found.instance, kinds, axis))
+    """Return an instance with one index less on some axes, searched again where it has to be."""
+    for axes in groups:
+        dropped = list(_dropped(found.instance, kinds, axes))
         smaller = _simplest(evaluator, found, dropped, keep)
         if smaller is None and dropped:
             starts = joined(dropped)
@@ -121,16 +121,6 @@ def _fewer(
     return None
 
 
-def _least_sizes(instance: Batch, rng: np.random.Generator) -> dict[int, int]:
-    """Return the smallest size of every axis that the family samples."""
-    least: dict[int, int] = {}
-    for _ in range(_PROBES):
-        for array in arrays_of(type(instance).sample(1, rng)).values():
-            for axis in range(1, array.ndim):
-                least[axis] = min(array.shape[axis], least.get(axis, array.shape[axis]))
-    return least
-
-
 def _simplest(
     evaluator: Evaluator, found: Found[Batch], candidates: Iterable[Batch], keep: Keep
 ) -> Found[Batch] | None:
@@ -139,7 +129,7 @@ def _simplest(
     priced = [(cost(candidate), shapes(candidate), candidate) for candidate in candidates]
     # Cheapest first, those of one shape together.
     priced = sorted((c for c in priced if c[0] < now), key=lambda c: c[0])
-    while priced and not evaluator.late:
+    while priced and not evaluator.exhausted:
         shape = priced[0][1]
         chunk = [c for c in priced if c[1] == shape][:_CHUNK]
         priced = [c for c in priced if not any(c is other for other in chunk)]
@@ -154,23 +144,37 @@ def _simplest(
     return None
 
 
-def _dropped(instance: Batch, kinds: Mapping[str, Kind], axis: int) -> Iterator[Batch]:
-    """Yield the versions with one index less on this axis, in every array that has it."""
+def _dropped(instance: Batch, kinds: Mapping[str, Kind], axes: Axes) -> Iterator[Batch]:
+    """Yield the versions with one index less on these axes."""
     arrays = arrays_of(instance)
-    sizes = {array.shape[axis] for array in arrays.values() if array.ndim > axis}
-    if len(sizes) != 1 or (size := sizes.pop()) == 1:
+    size = axes.size(arrays)
+    if size is None or size <= axes.least:
         return
     for index in range(size):
-        smaller = dict(arrays)
+        smaller = axes.without(arrays, index)
         for name, array in arrays.items():
-            if array.ndim <= axis:
-                continue
-            rest = np.delete(array, index, axis=axis)
-            if _is_distribution(name, array, kinds) and axis == array.ndim - 1:
+            if axes.last_of(name, array) and _is_distribution(name, array, kinds):
+                rest = smaller[name]
                 sums = rest.sum(axis=-1, keepdims=True)
                 rest = np.where(sums > 0, rest / np.where(sums > 0, sums, 1.0), 1.0 / (size - 1))
-            smaller[name] = rest
+                smaller[name] = rest
         yield rebuilt(instance, smaller)
+
+
+def _lower(
+    instance: Batch, kinds: Mapping[str, Kind], whole: Mapping[str, tuple[float, float]]
+) -> Iterator[Batch]:
+    """Yield versions with smaller whole numbers, where these are no coordinates of the search."""
+    arrays = arrays_of(instance)
+    for name, (least, most) in whole.items():
+        array = arrays[name]
+        if name in kinds or array.size == 0:
+            continue
+        largest = float(array.max())
+        for limit in {least, least + 1, least + 2, least + 4, largest // 2, largest - 1}:
+            if least <= limit < min(largest, most + 1):
+                lowered = np.minimum(array, np.asarray(limit, dtype=array.dtype))
+                yield rebuilt(instance, {**arrays, name: lowered})
 
 
 def _is_distribution(name: str, array: FloatArray, kinds: Mapping[str, Kind]) -> bool:
@@ -192,6 +196,13 @@ def _rounded(instance: Batch, kinds: Mapping[str, Kind]) -> Iterator[Batch]:
         together = {name: _multiples(kinds[name], arrays[name], denominator) for name in kinds}
         if all(_may_be(kinds[name], option) for name, option in together.items()):
             yield rebuilt(instance, {**arrays, **together})
+    if hasattr(instance, "valid"):
+        # Arrays that the search left alone may have to fit each other, which `valid` tells.
+        for name in sorted(arrays.keys() - kinds.keys()):
+            if arrays[name].dtype.kind == "f":
+                for denominator in _DENOMINATORS:
+                    option = _multiples("real", arrays[name], denominator)
+                    yield rebuilt(instance, {**arrays, name: option})
     simpler = getattr(instance, "simpler", None)
     if simpler is not None:
         yield from simpler()
