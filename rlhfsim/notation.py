@@ -10,6 +10,7 @@ _SUPERSCRIPTS = str.maketrans("0123456789-", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻")
 _WORDS = {
     "pi": "π",
     "pi_ref": "π_ref",
+    "alpha": "α",
     "beta": "β",
     "gamma": "γ",
     "theta": "θ",
@@ -28,6 +29,12 @@ _WORDS = {
 }
 _WORD = re.compile(r"\b(" + "|".join(sorted(_WORDS, key=len, reverse=True)) + r")\b")
 
+# A name with subscripts: one letter, a Greek one or an operator, then short parts or Greek ones.
+_GREEK = "|".join(sorted((w for w in _WORDS if "_" not in w), key=len, reverse=True))
+_NAME = re.compile(
+    rf"\b(?:[A-Za-z]|J\^|max|min|sum|Var|Cov|{_GREEK})(?:_(?:{_GREEK}|[A-Za-z0-9]{{1,3}}))+\b"
+)
+
 
 def pretty(text: str) -> str:
     """Return `text` with its formulas in Unicode.
@@ -35,20 +42,51 @@ def pretty(text: str) -> str:
     >>> pretty("KL <= 2 D_chi2, regret x sqrt n at beta = 10^-2")
     'KL ≤ 2 D_χ², regret × √n at β = 10⁻²'
     """
-    text = text.replace("<=", "≤").replace(">=", "≥").replace("||", "‖").replace("..", "…")
-    text = re.sub(r"\^(-?\d+)", lambda m: m[1].translate(_SUPERSCRIPTS), text)
+    text = (
+        text.replace("<=", "≤")
+        .replace(">=", "≥")
+        .replace("||", "‖")
+        .replace("..", "…")
+        .replace("+-", "±")
+    )
     text = re.sub(r"\bsqrt(?: (?=\w)|(?=\())", "√", text)
     text = re.sub(r"(?<=\w) x (?=\w|√)", " × ", text)
-    return _WORD.sub(lambda m: _WORDS[m[1]], text)
+    text = _WORD.sub(lambda m: _WORDS[m[1]], text)
+    text = _NAME.sub(lambda m: "_".join(_WORDS.get(p, p) for p in m[0].split("_")), text)
+    # Last: an exponent counts as part of a word.
+    return re.sub(r"\^(-?\d+)", lambda m: m[1].translate(_SUPERSCRIPTS), text)
 
 
 # A subscript is what follows an underscore after one letter: D_χ², E_π, ε_c, D_1/2.
-_SUBSCRIPT = re.compile(r"(?:(?<=\b\w)|(?<=\b\w\*))_(χ²|∞|\d/\d|\w+)")
+_SUBSCRIPT = re.compile(r"(?:(?<=\b\w)|(?<=\b\w\*))_(χ²|∞|\d/\d|[^\W⁰¹²³⁴⁵⁶⁷⁸⁹]+\u0302?)")
+
+
+_HAT = "\N{COMBINING CIRCUMFLEX ACCENT}"
+# `r^` and `pi^` are estimates where no exponent follows; `J^` always is.
+_ESTIMATE = re.compile(r"(?<![\w*])(?:J\^(?=[(_])|[Jrwπ]\^(?![\w({*+-]))|(?<![^\W_])\w_hat\b")
+_AFTER_BAR = re.compile(r"(?<=‖)_(\w)")
+_BRACED = re.compile(r"([_^])\{([^{}]*)\}")
+_POWER = re.compile(r"\^(?:\(([^()]*(?:\([^()]*\)[^()]*)*)\)|(\w\*?|\*))")
 
 
 def to_html(text: str) -> str:
-    """Return `pretty(text)`, escaped, with subscripts as `<sub>`."""
-    return _SUBSCRIPT.sub(r"<sub>\1</sub>", escape(pretty(text)))
+    """Return `pretty(text)`, escaped, with subscripts, exponents and hats as HTML.
+
+    >>> to_html("J^(pi_beta) = E_{y ~ p}[e^(r/beta)]")
+    'J\u0302(π<sub>β</sub>) = E<sub>y ~ p</sub>[e<sup>r/β</sup>]'
+    """
+    html = escape(pretty(text))
+    html = _ESTIMATE.sub(lambda m: m[0][0] + _HAT, html)
+    html = re.sub(rf"(?<={_HAT})_(\w+)", r"<sub>\1</sub>", html)
+    html = _BRACED.sub(lambda m: _tag("sub" if m[1] == "_" else "sup", m[2]), html)
+    html = _AFTER_BAR.sub(r"<sub>\1</sub>", html)
+    html = _SUBSCRIPT.sub(r"<sub>\1</sub>", html)
+    html = re.sub(r"(?<=\bmax|\bmin|\bsum|\bVar|\bCov)_(\w+)", r"<sub>\1</sub>", html)
+    return _POWER.sub(lambda m: _tag("sup", m[1] if m[1] is not None else m[2]), html)
+
+
+def _tag(name: str, inner: str) -> str:
+    return f"<{name}>{inner}</{name}>"
 
 
 def to_mathtext(text: str) -> str:
@@ -71,18 +109,22 @@ _LATEX = {
         "≤": "le", "≥": "ge", "‖": "|", "…": "ldots", "√": "surd", "×": "times", "∞": "infty",
         "π": "pi", "β": "beta", "γ": "gamma", "θ": "theta", "φ": "phi", "ν": "nu",
         "λ": "lambda", "σ": "sigma", "δ": "delta", "ε": "varepsilon", "χ": "chi", "Ω": "Omega",
+        "α": "alpha", "±": "pm",
     }.items()},
+    "\N{MINUS SIGN}": r"\ensuremath{-}", "½": r"\ensuremath{\frac{1}{2}}", "–": "--",
+    "“": "``", "”": "''",
 }  # fmt: skip
+
+
+def escape_latex(text: str) -> str:
+    """Return `text` as LaTeX text, every special character escaped, nothing made prettier."""
+    return "".join(_LATEX.get(c, c) for c in text)
 
 
 def to_latex(text: str) -> str:
     """Return `pretty(text)` as LaTeX text, every special character escaped."""
-
-    def escaped(part: str) -> str:
-        return "".join(_LATEX.get(c, c) for c in part)
-
     pieces = _SUBSCRIPT.split(pretty(text))  # text and subscripts in turn
     return "".join(
-        rf"\textsubscript{{{escaped(piece)}}}" if k % 2 else escaped(piece)
+        rf"\textsubscript{{{escape_latex(piece)}}}" if k % 2 else escape_latex(piece)
         for k, piece in enumerate(pieces)
     )

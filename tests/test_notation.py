@@ -1,9 +1,12 @@
 """Formulas in Unicode."""
 
+import re
+import unicodedata
+
 import pytest
 
 from rlhfsim.claims import CLAIMS
-from rlhfsim.notation import pretty, to_html, to_mathtext
+from rlhfsim.notation import escape_latex, pretty, to_html, to_latex, to_mathtext
 
 
 @pytest.mark.parametrize(
@@ -16,6 +19,10 @@ from rlhfsim.notation import pretty, to_html, to_mathtext
         ("||delta + beta (w* - 1)||^2 / (4 beta)", "‖δ + β (w* - 1)‖² / (4 β)"),
         ("eps_c/sqrt(2 D*)", "ε_c/√(2 D*)"),
         ("Omega(1/log n), pi_ref, C_inf", "Ω(1/log n), π_ref, C_∞"),
+        ("J(pi_beta) = max_pi J_beta(pi)", "J(π_β) = max_π J_β(π)"),
+        ("eps_c^2/(2 beta), beta^-2, x_1^2", "ε_c²/(2 β), β⁻², x_1²"),
+        ("beta_points, sharp_bound, a_file_name", "beta_points, sharp_bound, a_file_name"),
+        ("1 +- 4 %", "1 ± 4 %"),
         ("typical epics betray a chi2x", "typical epics betray a chi2x"),
     ],
 )
@@ -35,3 +42,46 @@ def test_subscripts():
     )
     assert to_mathtext("D_chi2, E_pi, eps_c") == (r"D$_{\chi^2}$, E$_{\pi}$, ε$_{\mathrm{c}}$")
     assert to_html("sharp_bound at pi_ref") == "sharp_bound at π<sub>ref</sub>"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("J^(pi_beta) - J^_beta(pi^)", "Ĵ(π<sub>β</sub>) - Ĵ<sub>β</sub>(π̂)"),
+        ("r^ and p e^(r^/beta)/Z", "r̂ and p e<sup>r̂/β</sup>/Z"),
+        ("E_pi_hat[theta_hat]", "E<sub>π̂</sub>[θ̂]"),
+        ("||w^ - w*||_p^2", "‖ŵ - w*‖<sub>p</sub>²"),
+        ("E_{y ~ q}[B_q(y)]", "E<sub>y ~ q</sub>[B<sub>q</sub>(y)]"),
+        (
+            "max_y e^r*, n^(-1/2), F^n",
+            "max<sub>y</sub> e<sup>r*</sup>, n<sup>-1/2</sup>, F<sup>n</sup>",
+        ),
+        ("(1 - 1/n)^(2n)", "(1 - 1/n)<sup>2n</sup>"),
+        ("2 Var_p[u] = eps_c^2 < 1", "2 Var<sub>p</sub>[u] = ε<sub>c</sub>² &lt; 1"),
+    ],
+)
+def test_html(text, expected):
+    assert unicodedata.normalize("NFC", to_html(text)) == unicodedata.normalize("NFC", expected)
+
+
+def test_every_claim_is_set_without_leftovers():
+    for claim in CLAIMS:
+        html = to_html(claim.formula)
+        text = re.sub("<.*?>", "", html)
+        assert "^" not in text, claim.formula
+        # `(...)_+`, a positive part, is the one underscore that stays.
+        assert "_" not in text.replace(")_+", ""), claim.formula
+        assert not re.search(
+            r"(?<![a-zA-Z])(pi|beta|eps|delta|gamma|sigma|theta)(?![a-zA-Z])", text
+        )
+        for tag in ("sub", "sup"):
+            assert html.count(f"<{tag}>") == html.count(f"</{tag}>")
+
+
+def test_latex_escapes():
+    assert escape_latex("a_b & 5 % − ½") == (
+        r"a\_b \& 5 \% \ensuremath{-} \ensuremath{\frac{1}{2}}"
+    )
+    assert to_latex("D_chi2 <= 1") == (
+        r"D\textsubscript{\ensuremath{\chi}\ensuremath{^{2}}} \ensuremath{\le} 1"
+    )

@@ -15,48 +15,25 @@ from pathlib import Path
 import matplotlib.image
 import pandas as pd
 import pytest
+from small_parts import MAIN_FIGURES, SMALL
 
 from rlhfsim import ContextualBandit, example_table
 from rlhfsim.files import TEMPORARY_PREFIX
 from rlhfsim.notation import to_html
 from rlhfsim.plots import FIGURES
-from rlhfsim.repro import (
-    PARTS,
-    inequalities,
-    overoptimization,
-    proposition_a1,
-    sharp_bound,
-)
-from rlhfsim.repro.job import STEPS, read_tables, reproduce
-
-SMALL = {
-    "proposition_a1": lambda seed, table: proposition_a1.run(
-        proposition_a1.Settings(
-            sizes=(100, 1000, 10**4), beta_points=41, sampled_sizes=(100,), replications=100
-        ),
-        seed,
-    ),
-    "sharp_bound": lambda seed, table: sharp_bound.run(
-        sharp_bound.Settings(random_instances=50, equality_instances=20, adversarial_instances=200),
-        seed,
-    ),
-    "overoptimization": lambda seed, table: overoptimization.run(
-        overoptimization.Settings(prompts=3, responses=10, beta_points=13, most_doublings=4),
-        seed,
-        table,
-    ),
-    "inequalities": lambda seed, table: inequalities.run(
-        inequalities.Settings(instances=200, response_counts=(3,)), seed
-    ),
-}
+from rlhfsim.plots.redraw import read_tables
+from rlhfsim.repro import PARTS, job
+from rlhfsim.repro.job import STEPS, reproduce
 
 
 @pytest.fixture
 def small(monkeypatch):
-    """The main job with small settings, every part of it real."""
+    """The main job with small settings and two of its figures, every part of it real."""
     assert SMALL.keys() == PARTS.keys()
     for name, study in SMALL.items():
         monkeypatch.setitem(PARTS, name, study)
+    some = {name: FIGURES[name] for name in ("sharp_bound", "overoptimization_table")}
+    monkeypatch.setattr(job, "FIGURES", some)
 
 
 def cli(*args, **options):
@@ -85,7 +62,7 @@ def test_command_succeeds_and_prints_every_claim(full):
     out, done = full
     assert done.returncode == 0, done.stderr
     findings = pd.read_parquet(out / "tables" / "findings.parquet")
-    assert len(findings) == 4 + 5 + 3 * 2 + 18
+    assert len(findings) == 4 + 5 + 3 * 2 + 18 + 2
     assert findings["expected"].isna().sum() == 2  # the two measurements
     assert set(findings["expected"].dropna()) == {True}
     text = " ".join(re.sub(r"[│┃]", " ", done.stdout).split())
@@ -103,9 +80,11 @@ def test_folder_holds_what_the_manifest_says(full):
     assert found == manifest["files"]
     assert manifest["seed"] == 0
     assert manifest["table"] == {"prompts": 12, "responses": 6}
-    for name in FIGURES:
+    for name in MAIN_FIGURES:
         assert f"figures/{name}.pdf" in found
         assert f"figures/{name}.png" in found
+        assert f"figures/{name}.csv" in found
+        assert f"figures/{name}.txt" in found
     assert not [p for p in out.rglob("*") if p.name.startswith(TEMPORARY_PREFIX)]
 
 
@@ -122,7 +101,7 @@ def test_csv_and_parquet_agree(full):
 
 def test_figures_are_pictures_with_embedded_fonts(full):
     out, _ = full
-    for name in FIGURES:
+    for name in MAIN_FIGURES:
         picture = matplotlib.image.imread(out / "figures" / f"{name}.png")
         assert picture.shape[1] == 2025  # 6.75 in at 300 dpi
         assert picture[..., :3].std() > 0.05
@@ -154,7 +133,7 @@ def test_report_is_self_contained(full):
     out, _ = full
     page = Page()
     page.feed((out / "report.html").read_text())
-    assert page.svg == len(FIGURES)
+    assert page.svg == len(MAIN_FIGURES)
     # Only references within the page and embedded images: nothing is fetched.
     assert all(link.startswith(("#", "data:")) for link in page.links)
     assert {link[1:] for link in page.links if link.startswith("#")} <= set(page.ids)
@@ -182,7 +161,8 @@ def test_report_names_functions_and_tables_that_exist(full):
                 assert callable(getattr(importlib.import_module(module), attribute))
 
 
-def test_same_seed_same_bytes_other_seed_other_numbers(small, tmp_path):
+def test_same_seed_same_bytes_other_seed_other_numbers(small, tmp_path, monkeypatch):
+    monkeypatch.setattr(job, "FIGURES", FIGURES)
     table = ContextualBandit.from_table(example_table())
     steps = []
     reproduce(tmp_path / "a", 1, table, steps.append)
@@ -239,17 +219,45 @@ def test_figure_is_drawn_again_from_saved_tables(full, tmp_path):
     out, _ = full
     done = cli("figure", "sharp_bound", out, "--out", tmp_path)
     assert done.returncode == 0, done.stderr
-    for suffix in (".png", ".pdf"):
+    for suffix in (".png", ".pdf", ".csv", ".txt"):
         again = (tmp_path / "sharp_bound").with_suffix(suffix).read_bytes()
         assert again == (out / "figures" / "sharp_bound").with_suffix(suffix).read_bytes()
     assert set(read_tables(out, ["sharp_bound"])) == {"sharp_bound"}
 
 
+def test_figure_for_a_venue(full, tmp_path):
+    out, _ = full
+    done = cli(
+        "figure", "inequalities", out, "--out", tmp_path, "--venue", "icml", "--width", "column",
+        "--format", "png,pgf,svg",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    names = ("inequalities.png", "inequalities.pgf", "inequalities.svg")
+    written = [str(tmp_path / name) for name in (*names, "inequalities.csv", "inequalities.txt")]
+    assert done.stdout.splitlines() == written
+    assert sorted(map(str, tmp_path.iterdir())) == sorted(written)
+    assert matplotlib.image.imread(written[0]).shape[1] == 975  # 3.25 in at 300 dpi
+
+
+def test_report_holds_every_claim_that_was_checked(full):
+    from rlhfsim.claims import CLAIMS
+
+    out, _ = full
+    checked = pd.read_parquet(out / "tables" / "claims.parquet")
+    assert list(checked["claim"]) == [claim.name for claim in CLAIMS]
+    assert checked["passed"].all()
+    report = (out / "report.html").read_text()
+    for claim in CLAIMS:
+        assert f'<span class="math">{to_html(claim.formula)}</span>' in report
+
+
 def test_figure_scripts_draw(full, tmp_path):
     out, _ = full
     scripts = sorted((Path(__file__).parents[1] / "figures").glob("*.py"))
-    assert [s.stem for s in scripts] == sorted(FIGURES)
+    assert set(MAIN_FIGURES) <= {script.stem for script in scripts} <= set(FIGURES)
     for script in scripts:
+        if script.stem not in MAIN_FIGURES:
+            continue
         done = subprocess.run(
             [sys.executable, script, out], cwd=tmp_path, capture_output=True, text=True
         )
@@ -268,11 +276,15 @@ BAD = [
     (["figure", "nonsense", "."], "name is 'nonsense'; it must be one of"),
     (["figure", "sharp_bound", "."], "sharp_bound.parquet does not exist"),
     (["paper", "."], "settings.toml does not exist"),
+    (["figure", "sharp_bound", ".", "--venue", "x"], "venue is 'x'; it must be one of icml"),
+    (["figure", "sharp_bound", ".", "--width", "x"], "width is 'x'; it must be one of column"),
+    (["figure", "sharp_bound", ".", "--format", "x"], "formats has 'x'; it must be one of pdf"),
+    (["report", "."], "results.json does not exist"),
     (["nonsense"], "nonsense"),
 ]
 
 
-@pytest.mark.parametrize(("args", "message"), BAD, ids=[" ".join(a[:2])[:20] for a, _ in BAD])
+@pytest.mark.parametrize(("args", "message"), BAD, ids=[" ".join(a)[:40] for a, _ in BAD])
 def test_bad_input_is_one_line_and_exit_code_2(args, message, tmp_path):
     done = cli(*args, cwd=tmp_path)
     assert done.returncode == 2

@@ -3,72 +3,98 @@
 from __future__ import annotations
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from rlhfsim.plots import style
+from rlhfsim.plots.looks import GREY, look
+from rlhfsim.plots.panels import (
+    Panels,
+    caption,
+    curve,
+    legend,
+    log_axis,
+    panel_letter,
+    panels,
+    reference_line,
+)
 from rlhfsim.plots.spec import FigureSpec, Tables
+from rlhfsim.plots.venues import Layout
 
 TABLES = ("overoptimization_curves", "overoptimization_peaks")
-CAPTION = (
-    "Overoptimization on the {instance} instance: gain in gold reward (top) and in proxy reward "
-    "(bottom, in standard deviations under the reference) over the reference, against sqrt(KL) "
-    "(left) and against C - 1 (right). Every policy is exact. Markers: the peak of each path. "
-    "Grey: best-of-N placed at the usual formula log N - (N-1)/N instead of its KL."
-)
+
+_ROOT_KL = r"$\sqrt{\mathrm{KL}(\pi\,\|\,\pi_{\mathrm{ref}})}$ (nats$^{1/2}$)"
+
+#: Coverage this close to 1 is left out of the logarithmic axis.
+_LEAST_COVERAGE = 1e-4
 
 
-def draw(tables: Tables, instance: str) -> Figure:
-    """Return the 2 x 2 figure of one instance."""
-    curves, peaks = (tables[name][tables[name]["instance"] == instance] for name in TABLES)
-    with style.styled():
-        figure = style.new_figure(4.0)
-        panels = figure.subplots(2, 2, sharex="col", sharey="row")
-        for row, height in enumerate(("gold", "proxy")):
-            for method, points in curves.groupby("method", sort=False):
-                name = str(method)
-                look = {"color": style.COLOURS[name], "linestyle": style.LINES[name]}
-                coverage = points["concentrability"] - 1.0
-                shown = coverage > 1e-4
-                panels[row, 0].plot(
-                    points["sqrt_kl"], points[height], label=style.LABELS[name], **look
-                )
-                panels[row, 1].plot(coverage[shown], points[height][shown], **look)
-                if name == "best-of-N":
-                    panels[row, 0].plot(
-                        np.sqrt(points["kl_formula"]), points[height], color=style.GREY,
-                        linewidth=0.8, label="best-of-$N$, formula",
-                    )  # fmt: skip
-            for peak in peaks.itertuples():
-                dot = {
-                    "color": style.COLOURS[str(peak.method)],
-                    "marker": style.MARKERS[str(peak.method)],
-                    "markersize": 4,
-                }
-                value = getattr(peak, height)
-                panels[row, 0].plot(np.sqrt(peak.kl), value, **dot)
-                panels[row, 1].plot(peak.concentrability - 1.0, value, **dot)
-            panels[row, 0].axhline(0.0, color=style.GREY, linewidth=0.5)
-            panels[row, 1].axhline(0.0, color=style.GREY, linewidth=0.5)
-        panels[0, 0].set_ylabel("gold gain (reward units)")
-        panels[1, 0].set_ylabel("proxy gain (s.d.)")
-        panels[1, 0].set_xlabel(r"$\sqrt{\mathrm{KL}(\pi\,\|\,\pi_{\mathrm{ref}})}$ (nats$^{1/2}$)")
-        panels[1, 1].set(xscale="log", xlabel=r"$C^\pi - 1$")
-        panels[1, 0].legend(loc="lower right")
-        for axes, letter, title in zip(
-            panels.flat,
-            "abcd",
-            (f"{y} against {x}" for y in ("gold", "proxy") for x in ("KL", "coverage")),
-            strict=True,
-        ):
-            style.panel_letter(axes, letter, title)
-    return figure
+def _caption(instance: str) -> str:
+    return caption(
+        f"Overoptimization on the {instance} instance: gain in gold reward (a, b) and in proxy "
+        "reward (c, d, in standard deviations under the reference) over the reference, against "
+        "sqrt(KL) (a, c) and against C - 1 (b, d). Every policy is exact. Markers: the peak of "
+        "each path. Grey: best-of-N placed at the usual formula log N - (N-1)/N instead of its KL",
+        varies="beta, or N for best-of-N, along each path, and the method",
+        seeds="one instance and one dataset, from which the proxy is learned; exact given them",
+        interval=None,
+    )
+
+
+def plot(tables: Tables, layout: Layout, instance: str) -> Figure:
+    """Return the four panels of one instance."""
+    rows = {name: tables[name][tables[name]["instance"] == instance] for name in TABLES}
+    made = panels(
+        layout, 4, per_row=2, ratio=0.66, extra=0.25, sharex="col", sharey="row"
+    )  # fmt: skip
+    for height, (by_kl, by_coverage) in zip(
+        ("gold", "proxy"), (made.axes[:2], made.axes[2:]), strict=True
+    ):
+        for axes in (by_kl, by_coverage):
+            reference_line(axes, "reference", y=0.0)
+        _paths(by_kl, by_coverage, rows, height)
+        unit = "gold gain (reward units)" if height == "gold" else "proxy gain (s.d.)"
+        by_kl.set(ylabel=unit, xlabel=_ROOT_KL)
+        log_axis(by_coverage, "x")
+        by_coverage.set(ylabel=unit, xlabel=r"$C^\pi - 1$")
+    _finish(made, layout)
+    return made.figure
+
+
+def _paths(by_kl: Axes, by_coverage: Axes, rows: Tables, height: str) -> None:
+    curves, peaks = (rows[name] for name in TABLES)
+    for method, points in curves.groupby("method", sort=False):
+        style = look(str(method))
+        coverage = points["concentrability"] - 1.0
+        shown = coverage > _LEAST_COVERAGE
+        curve(by_kl, points["sqrt_kl"], points[height], style, markers=0)
+        curve(by_coverage, coverage[shown], points[height][shown], style, markers=0)
+        if method == "best-of-N":
+            by_kl.plot(
+                np.sqrt(points["kl_formula"]), points[height], color=GREY, linewidth=0.8,
+                label="best-of-$N$, formula",
+            )  # fmt: skip
+    for peak in peaks.itertuples():
+        style = look(str(peak.method))
+        for axes, x in ((by_kl, np.sqrt(peak.kl)), (by_coverage, peak.concentrability - 1.0)):
+            axes.plot(
+                x, getattr(peak, height), color=style.colour, marker=style.marker,
+                label=f"_{peak.method}, peak",
+            )  # fmt: skip
+
+
+def _finish(made: Panels, layout: Layout) -> None:
+    titles = (f"{y} against {x}" for y in ("gold", "proxy") for x in ("KL", "coverage"))
+    for axes, letter, title in zip(made.axes, "abcd", titles, strict=True):
+        panel_letter(axes, letter, title)
+    made.label_outer()
+    legend(made, layout)
 
 
 def _spec(instance: str) -> FigureSpec:
     return FigureSpec(
         tables=TABLES,
-        caption=CAPTION.format(instance=instance),
-        draw=lambda tables: draw(tables, instance),
+        caption=_caption(instance),
+        plot=lambda tables, layout: plot(tables, layout, instance),
         applies=lambda tables: bool((tables[TABLES[0]]["instance"] == instance).any()),
     )
 

@@ -8,10 +8,10 @@ from collections.abc import Callable
 
 from rlhfsim.bandit import ContextualBandit
 from rlhfsim.findings import Finding, StudyResult
-from rlhfsim.repro import inequalities, overoptimization, proposition_a1, sharp_bound
+from rlhfsim.repro import claims, inequalities, overoptimization, proposition_a1, sharp_bound
 
 #: Name -> module, each with `NAME`, `Settings` and `run`.
-MODULES = {m.NAME: m for m in (proposition_a1, sharp_bound, overoptimization, inequalities)}
+MODULES = {m.NAME: m for m in (proposition_a1, sharp_bound, overoptimization, inequalities, claims)}
 
 #: Name -> function `(seed, table) -> StudyResult` with the default settings.
 PARTS: dict[str, Callable[[int, ContextualBandit | None], StudyResult]] = {
@@ -21,6 +21,7 @@ PARTS: dict[str, Callable[[int, ContextualBandit | None], StudyResult]] = {
         overoptimization.Settings(), seed, table
     ),
     inequalities.NAME: lambda seed, table: inequalities.run(inequalities.Settings(), seed),
+    claims.NAME: lambda seed, table: claims.run(claims.Settings(), seed),
 }
 
 __all__ = ["MODULES", "PARTS", "Finding", "StudyResult"]

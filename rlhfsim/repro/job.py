@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from pathlib import Path
 
@@ -12,8 +12,9 @@ import pandas as pd
 
 from rlhfsim.bandit import ContextualBandit
 from rlhfsim.files import MANIFEST, atomic_path, sha256, staged_folder, write_text
+from rlhfsim.findings import save_results
 from rlhfsim.plots import FIGURES
-from rlhfsim.report import render
+from rlhfsim.report import build_report
 from rlhfsim.repro import PARTS, StudyResult
 from rlhfsim.repro.overoptimization import standardised_proxy
 
@@ -29,8 +30,9 @@ def reproduce(
 ) -> list[StudyResult]:
     """Run every study and write the results to the folder `out`; return them.
 
-    `out` receives `tables/` (Parquet and CSV), `figures/` (PDF and PNG), `report.html` and
-    `manifest.json`, all at once when everything is done.  The same seed gives the same bytes.
+    `out` receives `tables/` (Parquet and CSV), `figures/` (PDF, PNG, the plotted numbers and the
+    captions), `results.json`, `report.html` and `manifest.json`, all at once when everything is
+    done.  The same seed gives the same bytes.
 
     Raises
     ------
@@ -60,7 +62,8 @@ def reproduce(
             "settings": {r.name: r.settings for r in results},
             "table": table and dict(zip(("prompts", "responses"), table.shape, strict=True)),
         }
-        write_text(staging / "report.html", render(results, figures, seed, versions))
+        save_results(staging, results, seed=seed, versions=versions)
+        build_report(staging, drawn=figures)
         files = sorted(p for p in staging.rglob("*") if p.is_file())
         manifest["files"] = {p.relative_to(staging).as_posix(): sha256(p) for p in files}
         write_text(staging / MANIFEST, json.dumps(manifest, indent=2) + "\n")
@@ -101,11 +104,3 @@ def write_figures(folder: Path, tables: Mapping[str, pd.DataFrame]) -> dict[str,
             drawing.save(folder / name)
             drawn[name] = drawing.svg()
     return drawn
-
-
-def read_tables(folder: Path, names: Sequence[str]) -> dict[str, pd.DataFrame]:
-    """Return saved tables by name from a results folder's `tables/`."""
-    missing = [n for n in names if not (folder / "tables" / f"{n}.parquet").is_file()]
-    if missing:
-        raise ValueError(f"{folder}/tables/{missing[0]}.parquet does not exist")
-    return {name: pd.read_parquet(folder / "tables" / f"{name}.parquet") for name in names}

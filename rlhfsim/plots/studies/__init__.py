@@ -7,6 +7,5 @@ from rlhfsim.plots.spec import FigureSpec
 
 #: Name of the study -> its figure.
 STUDY_FIGURES: dict[str, FigureSpec] = {
-    found.name: import_module(f"{__name__}.{found.name}").FIGURE
-    for found in iter_modules(__path__)
+    found.name: import_module(f"{__name__}.{found.name}").FIGURE for found in iter_modules(__path__)
 }

@@ -1,0 +1,81 @@
+"""The gallery: small pictures and captions, between two lines of a README."""
+
+import re
+import subprocess
+import sys
+
+import matplotlib.image
+import pytest
+from small_parts import MAIN_FIGURES, small_results, tables_of
+
+from rlhfsim.plots.gallery import BEGIN, END, write_gallery
+from rlhfsim.repro.job import write_tables
+
+TEXT = f"# Title\n\n{BEGIN}\nwhat was there\n{END}\n\n## Rest\n"
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """Two result folders that share the tables of the small main job."""
+    made = tmp_path_factory.mktemp("a"), tmp_path_factory.mktemp("b")
+    tables = tables_of(small_results())
+    first = {name: tables.pop(name) for name in ("sharp_bound", "inequalities")}
+    write_tables(made[0] / "tables", first)
+    write_tables(made[1] / "tables", tables)
+    return made
+
+
+def test_gallery_is_written_between_the_lines(folders, tmp_path):
+    readme = tmp_path / "README.md"
+    readme.write_text(TEXT)
+    paths = write_gallery(readme, folders)
+    text = readme.read_text()
+    assert text.startswith(f"# Title\n\n{BEGIN}\n")
+    assert text.endswith(f"{END}\n\n## Rest\n")
+    assert "what was there" not in text
+    assert [path.stem for path in paths] == list(MAIN_FIGURES)
+    links = re.findall(r"!\[[^\[\]]+\]\((.+?)\)\n\n`(\w+)`: (.+)", text)
+    for path, (link, name, words) in zip(paths, links, strict=True):
+        assert readme.parent / link == path
+        assert name == path.stem
+        assert "Varied: " in words
+        assert path.stat().st_size < 60_000
+        picture = matplotlib.image.imread(path)
+        assert picture.shape[1] == 810
+        assert picture[..., :3].std() > 0.05
+    before = {path: path.read_bytes() for path in (*paths, readme)}
+    write_gallery(readme, folders)
+    assert {path: path.read_bytes() for path in before} == before
+
+
+def test_command_draws_what_the_folders_allow(folders, tmp_path):
+    readme = tmp_path / "README.md"
+    readme.write_text(TEXT)
+    command = [sys.executable, "-m", "rlhfsim.plots.gallery"]
+    done = subprocess.run([*command, readme, folders[0]], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    drawn = sorted(path.stem for path in (tmp_path / "figures" / "gallery").iterdir())
+    assert drawn == ["inequalities", "sharp_bound"]
+    assert done.stdout.count("\n") == 2
+    for arguments, word in (([readme], "Usage"), ([readme, tmp_path], "tables of no figure")):
+        done = subprocess.run([*command, *arguments], capture_output=True, text=True)
+        assert done.returncode == 2
+        assert word in done.stderr
+        assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("nothing", "has 0 times '<!-- gallery: begin -->'"),
+        (f"{BEGIN}\n{BEGIN}\n{END}", "has 2 times"),
+        (f"{END}\n{BEGIN}", "before '<!-- gallery: begin -->'"),
+    ],
+)
+def test_readme_without_its_lines_is_refused_and_kept(text, message, folders, tmp_path):
+    readme = tmp_path / "README.md"
+    readme.write_text(text)
+    with pytest.raises(ValueError, match=message):
+        write_gallery(readme, folders)
+    assert readme.read_text() == text
+    assert [path.name for path in tmp_path.iterdir()] == ["README.md"]
