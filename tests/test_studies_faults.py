@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from study_examples import slow
@@ -249,6 +250,31 @@ def test_nothing_answers_at_an_address():
         dask_cluster("tcp://127.0.0.1:9"),
     ):
         pass
+
+
+def test_workers_end_when_the_run_is_killed(study_file, tmp_path):
+    folder = tmp_path / "out"
+    process = started(study_file, folder, 2)
+    with process:
+        wait_for_parts(process, folder, 1)
+        process.kill()  # the one process alone, not its workers
+    deadline = time.monotonic() + 60
+    while _session(process.pid):
+        assert time.monotonic() < deadline, _session(process.pid)
+        time.sleep(0.05)
+
+
+def _session(leader):
+    """Return the processes of a session that still run."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            state, _, _, session = path.read_text().rsplit(")", 1)[1].split()[:4]
+        except OSError:
+            continue
+        if int(session) == leader and state != "Z":
+            found.append(path.parent.name)
+    return found
 
 
 def test_processes_are_fresh_ones():

@@ -34,9 +34,7 @@ class Known(Frozen):
 
     def __post_init__(self) -> None:
         """Validate, copy and freeze."""
-        object.__setattr__(
-            self, "reward", checks.frozen(checks.as_matrix("reward", self.reward))
-        )
+        object.__setattr__(self, "reward", checks.frozen(checks.as_matrix("reward", self.reward)))
 
     def fit(self, data: Any, rng: np.random.Generator | None = None) -> RewardFit:
         """Return the known reward with the log-likelihood that it gives to pairwise data."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
+import numpy as np
 from pydantic import Field, model_validator
 
 from rlhfsim.rewards import FiniteClass, Known, Linear, RewardModel, Tabular
@@ -71,15 +72,28 @@ class FiniteReward(Spec):
 
 
 class ProxyReward(Spec):
-    """The proxy of the instance, such as a length; no data are used."""
+    """The proxy of the instance, such as a length; no data are used.
+
+    `standardised` gives it mean 0 at each prompt and standard deviation 1 over all of them, under
+    the reference: one grid of beta then suits proxies in any unit.
+    """
 
     model: Literal["proxy"] = "proxy"
+    standardised: Annotated[bool, Field(strict=True)] = False
 
     def build(self, scene: Scene) -> RewardModel:
         """Return the reward model."""
-        if scene.bandit.proxy_reward is None:
+        bandit = scene.bandit
+        if bandit.proxy_reward is None:
             raise ValueError("model is 'proxy', and the instance has no proxy reward")
-        return Known(scene.bandit.proxy_reward)
+        if not self.standardised:
+            return Known(bandit.proxy_reward)
+        p = bandit.reference
+        centred = bandit.proxy_reward - (p * bandit.proxy_reward).sum(axis=1, keepdims=True)
+        deviation = float(np.sqrt((p * centred**2).sum(axis=1) @ bandit.prompt_dist))
+        if deviation == 0.0:
+            raise ValueError("model is 'proxy', and the proxy is constant at every prompt")
+        return Known(centred / deviation)
 
 
 class TrueReward(Spec):

@@ -66,10 +66,10 @@ def analyse(rows: pd.DataFrame, study: Study) -> StudyResult:
     good = succeeded(rows)
     regret = pd.DataFrame(
         [
-            row
+            {"varies": sweep, **row}
             for name, spec in _instances(study).items()
             for row in _at_best(good[good["instance"] == name], spec)
-            for row in ({"varies": sweep, **row} for sweep in _sweeps(spec))
+            for sweep in _sweeps(spec)
         ]
     )
     slopes = pd.DataFrame(_slopes(good, study))
@@ -105,7 +105,10 @@ def _instances(study: Study) -> dict[str, Decoys]:
 
 def _sweeps(spec: Decoys) -> list[str]:
     """Return the sweeps that an instance is part of; one is where both cross."""
-    held = ("comparator", spec.decoy_coverage == _ALL), ("all policies", spec.coverage == _COMPARATOR)
+    held = (
+        ("comparator", spec.decoy_coverage == _ALL),
+        ("all policies", spec.coverage == _COMPARATOR),
+    )
     return [name for name, part in held if part]
 
 
@@ -153,6 +156,7 @@ def _at_best(rows: pd.DataFrame, spec: Decoys) -> list[dict[str, object]]:
                 "regret_low": interval.low,
                 "regret_high": interval.high,
                 "count": len(table.values),
+                "environments": len(table.averaged().values),
                 **_bounds(spec, _N),
             }
         )
@@ -167,9 +171,7 @@ def _tuned(table: Along) -> np.ndarray:
 
 def _matrix(rows: pd.DataFrame, study: Study, learner: str, varies: str) -> tuple[np.ndarray, ...]:
     """Return (S,) coverages and (E, S) tuned regrets of a learner."""
-    chosen = {
-        name: spec for name, spec in _instances(study).items() if varies in _sweeps(spec)
-    }
+    chosen = {name: spec for name, spec in _instances(study).items() if varies in _sweeps(spec)}
     key = "comparator" if varies == "comparator" else "all_policies"
     x = np.array([_coverages(spec)[key] for spec in chosen.values()], dtype=np.float64)
     own = rows[rows["learner"] == learner]
@@ -268,39 +270,37 @@ def _slope(row: pd.Series) -> Finding:
 
 
 def _apart(rows: pd.DataFrame, study: Study, learner: str) -> Finding:
-    """Return a comparison with KL where all policies are covered worst."""
+    """Return a comparison with KL, averaged over the coverage of all policies."""
     (_, mine), (x, theirs) = (
         _matrix(rows, study, name, "all policies") for name in (learner, "rlhf-kl")
     )
-    d = paired_comparison(mine[:, -1], theirs[:, -1]).difference
+    d = paired_comparison(mine.mean(axis=1), theirs.mean(axis=1)).difference
     return _finding(
-        f"{learner} loses less than rlhf-kl where C = {_COMPARATOR:g} and all policies have "
-        f"{x[-1]:.3g}",
-        f"difference in regret {d.estimate:+.4f} [{d.low:+.4f}, {d.high:+.4f}]",
+        f"{learner} loses less than rlhf-kl where the comparator has coverage {_COMPARATOR:g}",
+        f"difference in regret {d.estimate:+.4f} [{d.low:+.4f}, {d.high:+.4f}], averaged over "
+        f"all-policy coverage {x.min():.3g} to {x.max():.3g}",
         "lower" if d.high < 0 else "higher" if d.low > 0 else "no difference seen",
         None, "coverage_regret",
     )  # fmt: skip
 
 
 def _answer(regret: pd.DataFrame, slopes: pd.DataFrame) -> str:
-    parts = []
+    parts, worst = [], []
     for learner, title in (("rlhf-kl", "KL"), ("rlhf-chi2", "chi2")):
-        own = slopes[slopes["learner"] == learner].set_index("varies")
-        told = [
-            f"{own.loc[key, 'per_doubling']:+.4f} [{own.loc[key, 'per_doubling_low']:+.4f}, "
-            f"{own.loc[key, 'per_doubling_high']:+.4f}] per doubling of {of}"
-            for key, of in (
-                ("comparator", "the comparator's coverage"),
-                ("all policies", "that of all policies"),
-            )
-        ]
-        parts.append(f"{title} changes by {' and '.join(told)}")
-    worst = regret[regret["varies"] == "all policies"]
-    worst = worst[worst["all_policies"] == worst["all_policies"].max()].set_index("learner")
+        own = slopes[(slopes["learner"] == learner) & (slopes["varies"] == "comparator")].iloc[0]
+        parts.append(
+            f"{own['per_doubling']:+.4f} [{own['per_doubling_low']:+.4f}, "
+            f"{own['per_doubling_high']:+.4f}] for {title}"
+        )
+        held = regret[(regret["learner"] == learner) & (regret["varies"] == "all policies")]
+        top = held.loc[held["regret"].idxmax()]
+        worst.append(
+            f"{title} loses at most {top['regret']:.4f} [{top['regret_low']:.4f}, "
+            f"{top['regret_high']:.4f}], at an all-policy coverage of {top['all_policies']:,.0f}"
+        )
     return (
-        f"At its best beta the regret of {'; that of '.join(parts)}; with the comparator covered "
-        f"({_COMPARATOR:g}) and all policies not ({worst['all_policies'].iloc[0]:.2g}) KL loses "
-        f"{worst.loc['rlhf-kl', 'regret']:.3f} and chi2 {worst.loc['rlhf-chi2', 'regret']:.3f}."
+        "At its best beta regret changes with every doubling of the comparator's coverage by "
+        f"{' and '.join(parts)}; where that stays at {_COMPARATOR:g}, {' and '.join(worst)}."
     )
 
 

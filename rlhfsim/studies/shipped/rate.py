@@ -18,7 +18,7 @@ from rlhfsim.studies.tuning import Along, along, halves
 _HERE = "rlhfsim.studies.shipped.rate"
 #: Sizes grow by 4 and betas by 2, so that `beta = c / sqrt(n)` stays on the grid.
 _SIZES = tuple(64 * 4**k for k in range(5))
-_BETAS = tuple(2.0**k for k in range(-11, 3))
+_BETAS = tuple(2.0**k for k in range(-9, 2))
 _LINEAR = {"model": "linear", "norm_bound": 8.0}
 _FINITE = {"model": "finite", "size": 16}
 #: Instances by label: one law of environments, and one that is harder for every n.
@@ -40,9 +40,9 @@ STUDY = Study.from_dict(
         "instances": [
             {
                 "family": "log-linear", "label": RANDOM, "prompts": 4, "responses": 8,
-                "dimension": 3, "norm": 2.0, "environments": 240,
+                "dimension": 3, "norm": 2.0, "environments": 160,
             },
-            {"family": "proposition-a1", "label": WORST, "environments": 600},
+            {"family": "proposition-a1", "label": WORST, "environments": 300},
         ],
         "learners": [
             {"method": "RLHF", "label": "rlhf-kl", "divergence": "kl", "reward": _FINITE},
