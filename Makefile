@@ -20,8 +20,10 @@ help: ## list the targets
 repro: $(VENV)/.core ## run the main job (OUT=folder SEED=n TABLE=scored-responses.csv)
 	$(BIN)/rlhfsim repro --out "$(OUT)" --seed "$(SEED)" $(if $(TABLE),--table "$(TABLE)")
 
+# One thread for each worker's OpenBLAS, whose idle threads would wait busily on the others' cores;
+# whole files for each worker, so that what a file runs once is run once.
 test: $(VENV)/.test ## run all tests, the torch ones included
-	$(BIN)/python -m pytest -n $(WORKERS)
+	OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 lint: $(VENV)/.lint ## check format, lint and types
 	$(BIN)/ruff format --check .
@@ -35,6 +37,7 @@ bench: $(VENV)/.bench ## measure against what people use today (writes benchmark
 	$(BIN)/python benchmarks/bench_sampling.py
 	$(BIN)/python benchmarks/bench_learners.py
 	$(BIN)/python benchmarks/bench_dynamics.py
+	$(BIN)/python benchmarks/bench_studies.py
 
 paper: $(VENV)/.core ## reproduce the numbers of every paper in paper_repro/
 	@for folder in paper_repro/*/; do \

@@ -26,6 +26,8 @@ module              what is in it
 `randomness`        one generator per (study, cell, seed)
 `threads`           how many threads a solve may use
 `compiling`         how loops are compiled by numba
+`statistics`        intervals, bootstrap, paired comparisons, slopes, overoptimization forms, more
+                    seeds
 `divergences`       `KL`, `ChiSquared` and any other f-divergence; sums, multiples; TV, Renyi
 `coverage`          `concentrability` and its relatives
 `bandit`            `ContextualBandit`: value, regret, optimal policy
@@ -47,17 +49,21 @@ module              what is in it
 `losses`            direct losses (DPO, chiPO, IPO, ...), exact values and gradients
 `learners`          from data and a reference to a policy: RLHF, direct (`learners.direct`),
                     pessimistic, at inference time, InfAlign, ...; the list `LEARNERS`;
-                    `choose_beta`
+                    `choose_beta`; many learners on one dataset (`learners.together`)
+`metrics`           `Yardstick`: regret, win rates, coverage, distance from the regularized optimum,
+                    of many policies at once
 `comparison`        all learners on one instance
 `dynamics`          paths of policies under training on a direct loss: gold, proxy, KL, likelihoods
 `golden`, `doctor`  losses and gradients to 17 digits (JSON); a user's loss against them
 `strategies`        Hypothesis strategies for users' property tests (needs hypothesis)
 `claims`            statements of the literature as objects that can be checked: `CLAIMS`
-`certify`           claims in ball arithmetic; Proposition A.1 for every beta (needs python-flint)
+`certify`           claims in ball arithmetic, by formulas or by running their own functions;
+                    Proposition A.1 for every beta (needs python-flint)
 `falsify`           searches for an instance that violates a claim, and shrinks it
 `findings`          what was found: tables, and sentences drawn from them
-`notation`, `plots` formulas in Unicode; tables -> figures
-`report`, `repro`   the HTML page; the main job `rlhfsim repro`
+`notation`, `plots` formulas in Unicode, HTML and LaTeX; tables -> figures, laid out for a venue
+`report`, `repro`   the HTML page, from saved results; the main job `rlhfsim repro`
+`studies`           grids of cells as data: `Study`, `run_study`; the studies that are shipped
 `papers`, `cli`     expected numbers of papers; the command line
 ==================  ==============================================================================
 

@@ -18,6 +18,7 @@ from rich.table import Table
 from rlhfsim import cli_study
 
 if TYPE_CHECKING:
+    from rlhfsim.claims import CheckResult
     from rlhfsim.doctor import Diagnosis
     from rlhfsim.golden import Method
 
@@ -197,9 +198,13 @@ def check(
     budget: Annotated[
         float | None, typer.Option(help="Seconds; fewer instances where they do not fit.")
     ] = None,
+    summary: Annotated[
+        bool, typer.Option(help="Print counts and what is false, in Markdown, not every claim.")
+    ] = False,
 ) -> None:
     """Evaluate claims on random instances; exit code 1 if one does not behave as expected."""
     from rlhfsim.claims import CLAIMS, checking
+    from rlhfsim.claims.headline import headline
     from rlhfsim.claims.loading import find
     from rlhfsim.files import write_text
 
@@ -223,17 +228,26 @@ def check(
                 chosen, instances=instances, seed=seed, budget=budget, progress=step
             )
         bar.update(task, description="done")
+    if summary:
+        print(headline(results), end="")
+    else:
+        _print_checks(results)
+    if out is not None:
+        write_text(out, checking.WRITERS[out.suffix](results))
+        print(f"written to {out}")
+    if not all(result.passed for result in results):
+        raise typer.Exit(1)
+
+
+def _print_checks(results: Sequence[CheckResult]) -> None:
+    from rlhfsim.claims import checking
+
     columns = [k for k, column in enumerate(checking.COLUMNS) if column != "formula"]
     table = Table(*(checking.COLUMNS[k] for k in columns))
     for result in results:
         *first, verdict = (_literal(checking.cells(result)[k]) for k in columns)
         table.add_row(*first, f"[{'green' if result.passed else 'bold red'}]{verdict}[/]")
     _console().print(table)
-    if out is not None:
-        write_text(out, checking.WRITERS[out.suffix](results))
-        print(f"written to {out}")
-    if not all(result.passed for result in results):
-        raise typer.Exit(1)
 
 
 @app.command(name="break")

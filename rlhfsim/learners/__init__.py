@@ -41,6 +41,13 @@ from rlhfsim.learners.inference_time import BestOfN, InferenceTimePessimism, Sof
 from rlhfsim.learners.matching import DistributionMatching
 from rlhfsim.learners.pessimism import PessimisticLikelihood, PessimisticMLE
 from rlhfsim.learners.rlhf import RLHF
+from rlhfsim.learners.together import (
+    LearnerBatch,
+    Regularizer,
+    Together,
+    fit_together,
+    regularizer_of,
+)
 
 __all__ = [
     "CTRL",
@@ -69,6 +76,7 @@ __all__ = [
     "InferenceTimePessimism",
     "Learned",
     "Learner",
+    "LearnerBatch",
     "LearnerError",
     "Lepski",
     "LogLinearPolicies",
@@ -77,6 +85,7 @@ __all__ = [
     "PessimisticLikelihood",
     "PessimisticMLE",
     "Problem",
+    "Regularizer",
     "Representative",
     "SLiC",
     "Setting",
@@ -84,8 +93,11 @@ __all__ = [
     "SimPO",
     "SoftBestOfN",
     "TabularPolicies",
+    "Together",
     "UndeterminedBetaError",
     "as_problem",
     "choose_beta",
+    "fit_together",
+    "regularizer_of",
     "setting_for",
 ]
