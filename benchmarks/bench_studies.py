@@ -237,8 +237,8 @@ def main() -> None:
     lines = [
         f"A study of {grid.cells:,} cells: {PROMPTS} prompts × {RESPONSES} responses, "
         f"{len(grid.n)} n from 100 to 100 000, 25 β, 100 seeds, RLHF with KL and with χ²; "
-        f"{len(grid.metrics)} exact metrics each, all saved ({size:.0f} MiB). Start of two processes, "
-        "draws, fits, optima, metrics and the final table are all in the time.",
+        f"{len(grid.metrics)} exact metrics each, all saved ({size:.0f} MiB). Start of two "
+        "processes, draws, fits, optima, metrics and the final table are all in the time.",
         "",
         "| | seconds for all cells | as a multiple of ours |",
         "|---|---|---|",

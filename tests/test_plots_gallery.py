@@ -3,11 +3,13 @@
 import re
 import subprocess
 import sys
+from dataclasses import replace
 
 import matplotlib.image
 import pytest
 from small_parts import MAIN_FIGURES, small_results, tables_of
 
+from rlhfsim.findings import save_results
 from rlhfsim.plots.gallery import BEGIN, END, write_gallery
 from rlhfsim.repro.job import write_tables
 
@@ -46,6 +48,18 @@ def test_gallery_is_written_between_the_lines(folders, tmp_path):
     before = {path: path.read_bytes() for path in (*paths, readme)}
     write_gallery(readme, folders)
     assert {path: path.read_bytes() for path in before} == before
+
+
+def test_answers_stand_above_their_figures(folders, tmp_path):
+    readme = tmp_path / "README.md"
+    readme.write_text(TEXT)
+    (folder := tmp_path / "results").mkdir()
+    (result,) = (r for r in small_results() if r.name == "sharp_bound")
+    write_tables(folder / "tables", result.tables)
+    answered = replace(result, question="Is D* enough?", answer="Yes, up to 3 %.")
+    save_results(folder, [answered], seed=0, versions={})
+    write_gallery(readme, [folder])
+    assert "**Is D\\* enough?** Yes, up to 3 %.\n\n![" in readme.read_text()
 
 
 def test_command_draws_what_the_folders_allow(folders, tmp_path):

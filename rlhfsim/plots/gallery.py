@@ -14,6 +14,7 @@ from pathlib import Path
 from PIL import Image
 
 from rlhfsim.files import atomic_path, read_parquet, write_text
+from rlhfsim.findings import load_results
 from rlhfsim.notation import pretty
 from rlhfsim.plots import FIGURES
 from rlhfsim.plots.drawing import Drawing
@@ -35,6 +36,8 @@ def write_gallery(
     figures: Mapping[str, FigureSpec] = FIGURES,
 ) -> list[Path]:
     """Draw every figure that the folders' tables allow, and put them all into a README.
+
+    Above the figure of a study stand its question and its answer, from `results.json`.
 
     Parameters
     ----------
@@ -62,6 +65,7 @@ def write_gallery(
         for folder in folders
         for path in sorted((folder / "tables").glob("*.parquet"))
     }
+    answers = {name: text for folder in folders for name, text in _answers(folder).items()}
     images = readme.parent / "figures" / "gallery" if images is None else images
     written, entries = [], []
     for name, spec in figures.items():
@@ -75,7 +79,8 @@ def write_gallery(
         drawing = spec.draw(read, Layout(width=6.75))
         _write_small(drawing, path)
         written.append(path)
-        entries.append(_entry(name, drawing.caption, os.path.relpath(path, readme.parent)))
+        entry = _entry(name, drawing.caption, os.path.relpath(path, readme.parent))
+        entries.append(answers.get(name, "") + entry)
     if not written:
         where = ", ".join(map(str, folders)) or "no folder"
         raise ValueError(f"folders hold the tables of no figure: {where}")
@@ -97,12 +102,29 @@ def _around(readme: Path) -> tuple[str, str]:
     return before, rest.split(END)[1]
 
 
+def _answers(folder: Path) -> dict[str, str]:
+    """Return question and answer of the results in a folder, by the figure's name."""
+    try:
+        saved = load_results(folder)
+    except ValueError:
+        return {}
+    return {
+        result.name.replace("-", "_"): f"**{_escaped(result.question)}** {_escaped(result.answer)}\n\n"
+        for result in saved.results
+        if result.answer
+    }
+
+
+def _escaped(text: str) -> str:
+    # Stars and underscores would be emphasis.
+    return pretty(text).replace("*", r"\*").replace("_", r"\_")
+
+
 def _entry(name: str, caption: str, path: str) -> str:
     words = pretty(caption)
     # A bracket would end the description of the picture.
     plain = words.split(". ")[0].replace("[", "(").replace("]", ")")
-    escaped = words.replace("*", r"\*").replace("_", r"\_")
-    return f"![{plain}]({Path(path).as_posix()})\n\n`{name}`: {escaped}"
+    return f"![{plain}]({Path(path).as_posix()})\n\n`{name}`: {_escaped(caption)}"
 
 
 def _write_small(drawing: Drawing, path: Path) -> None:
