@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -52,6 +52,14 @@ def run(
     study: Annotated[str, typer.Argument(help="A study file (.toml, .json) or a shipped name.")],
     out: Annotated[Path, typer.Option(help="Folder for parts, results and log.")],
     testing: Annotated[bool, typer.Option(help="Only the small subset.")] = False,
+    table: Annotated[
+        Path | None, typer.Option(help="Scored responses in place of the study's table.")
+    ] = None,
+    until: Annotated[
+        str | None,
+        typer.Option(help="METRIC=WIDTH: add seeds until no 95% interval of a mean is wider."),
+    ] = None,
+    most_seeds: Annotated[int, typer.Option(help="Seeds that --until may use.")] = 1000,
     workers: _Workers = None,
     threads: _Threads = 1,
     cluster: _Cluster = None,
@@ -60,6 +68,7 @@ def run(
     """Run what is missing of a study into a folder."""
     from rlhfsim.studies import load_study
     from rlhfsim.studies.shipped import SHIPPED
+    from rlhfsim.studies.tables import with_table
 
     if study in SHIPPED:
         chosen = SHIPPED[study].study
@@ -67,9 +76,11 @@ def run(
         chosen = load_study(study)
     else:
         raise ValueError(f"study is {study!r}; it must be a file or one of {', '.join(SHIPPED)}")
+    if table is not None:
+        chosen = with_table(chosen, table)
     if testing:
         chosen = chosen.for_testing()
-    _run(chosen, out, workers, threads, cluster, slurm)
+    _run(chosen, out, workers, threads, cluster, slurm, until, most_seeds)
 
 
 @app.command()
@@ -116,9 +127,11 @@ def export(
 
 def _run(
     study: Study, out: Path, workers: int | None, threads: int, cluster: str | None,
-    slurm: Path | None,
+    slurm: Path | None, until: str | None = None, most_seeds: int = 0,
 ) -> None:  # fmt: skip
     from rlhfsim.studies import StudyError, Submitit, dask_cluster, run_study
+    from rlhfsim.studies.precision import run_until
+    from rlhfsim.studies.store import Store
 
     if sum(choice is not None for choice in (workers, cluster, slurm)) > 1:
         raise ValueError("only one of workers, cluster and slurm can be given")
@@ -141,14 +154,34 @@ def _run(
         def step(done: int, total: int) -> None:
             bar.update(task, completed=done, total=total)
 
+        how: dict[str, Any] = {
+            "workers": workers, "executor": executor, "threads": threads, "progress": step,
+        }  # fmt: skip
+        precise = None
         try:
-            store = run_study(
-                study, out, workers=workers, executor=executor, threads=threads, progress=step
-            )
+            if until is None:
+                run_study(study, out, **how)
+            else:
+                metric, width = _target(until)
+                precise = run_until(
+                    study, out, metric=metric, width=width, most_seeds=most_seeds, **how
+                )
         except StudyError as error:
             # One line and exit code 2, as for whatever else keeps a command from its end.
             raise OSError(str(error)) from error
-    _conclude(store)
+    if precise is not None:
+        widest = (precise.intervals["high"] - precise.intervals["low"]).max()
+        verdict = "reached" if precise.reached else "not reached: more seeds are needed"
+        print(f"{precise.seeds} seeds, widest 95% interval {widest:.3g} ({verdict})")
+    _conclude(Store.open(out))
+
+
+def _target(until: str) -> tuple[str, float]:
+    metric, _, width = until.partition("=")
+    try:
+        return metric, float(width)
+    except ValueError:
+        raise ValueError(f"until is {until!r}; it must be METRIC=WIDTH, as regret=0.01") from None
 
 
 def _conclude(store: Store) -> None:

@@ -37,6 +37,6 @@ def slow(**changes):
             }
         ],
         "n": [50],
-        "seeds": 60,
+        "seeds": 30,
     }  # fmt: skip
     return Study.from_dict(settings | changes)

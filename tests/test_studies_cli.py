@@ -20,7 +20,7 @@ def run(*arguments):
 
 @pytest.fixture
 def study_file(tmp_path):
-    path = tmp_path / "study.json"
+    path = tmp_path / "mine.json"
     path.write_text(small().content())
     return path
 
@@ -45,6 +45,33 @@ def test_testing_takes_the_subset(study_file, tmp_path):
     study_file.write_text(study.content())
     assert run("run", study_file, "--testing", "--out", tmp_path / "out", "--workers", 1) == 0
     assert status(tmp_path / "out").cells == study.for_testing().cells < study.cells
+
+
+def test_seeds_are_added_until_intervals_are_narrow(study_file, tmp_path, capsys):
+    out = tmp_path / "out"
+    study_file.write_text(small(n=[40], beta=[1.0]).content())
+    arguments = "run", study_file, "--out", out, "--workers", 1, "--until"
+    assert run(*arguments, "regret=0.2", "--most-seeds", 80) == 0
+    assert "(reached)" in capsys.readouterr().out
+    seeds = status(out).cells // (3 * 4)
+    assert 10 <= seeds < 80
+    assert run(*arguments, "regret=0.0001", "--most-seeds", 12) == 0
+    assert "12 seeds" in (shown := capsys.readouterr().out)
+    assert "not reached" in shown
+    assert run(*arguments, "regret") == 2
+    assert "it must be METRIC=WIDTH" in capsys.readouterr().err
+
+
+def test_a_table_of_the_users_replaces_that_of_a_study(tmp_path, capsys):
+    table = tmp_path / "t.csv"
+    table.write_text("prompt_id,response_id,reward,length\n1,a,0.5,3\n1,b,1,2\n")
+    out = tmp_path / "out"
+    assert run("run", "judged", "--testing", "--table", table, "--out", out, "--workers", 1) == 0
+    settings = json.loads((out / "study.json").read_text())
+    assert settings["instances"][0]["path"] == str(table)
+    assert (out / "figures").is_dir()
+    assert run("run", "gamma", "--table", table, "--out", tmp_path / "no") == 2
+    assert "no instance of the family 'table'" in capsys.readouterr().err
 
 
 def test_list_has_every_shipped_study(capsys):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import multiprocessing.connection
 import os
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -55,6 +56,8 @@ def _end_with_parent() -> None:
 
     A worker would otherwise wait for tasks for ever: the queue stays open as long as it lives.
     """
+    # Ctrl-C reaches every process of a terminal; the one that hands out tasks answers it.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     if parent is None:
         return

@@ -78,7 +78,8 @@ def run_study(
         New, empty, or with (part of) a study of the same name; cells it has are kept, as long as
         the study still has them.
     workers : int, optional
-        Processes on this machine, one for each core by default.
+        Processes on this machine, one for each core by default.  They are spawned, so a script
+        needs `if __name__ == "__main__":` around the call; with 1 there are none.
     executor : concurrent.futures.Executor, optional
         Used in place of processes of our own; it is not shut down.
     threads : int
