@@ -22,8 +22,17 @@ _GAINS = {
     ),
 }
 
+_PARTS = {
+    "bias": Metric(
+        "regret of the same learner on n preferences with exactly their expected counts",
+        "reward units",
+        "regret on expected counts",
+    ),
+    "estimation_error": Metric("regret less its bias", "reward units", "regret − bias"),
+}
+
 #: The two parts of the regret; measured only where a study asks for them.
-SPLIT = ("bias", "estimation_error")
+SPLIT = tuple(_PARTS)
 
 #: Total variation from the policy of a study's companion, where it names one.
 APART = "apart"
@@ -47,7 +56,7 @@ MEASURES: Mapping[str, Metric] = MappingProxyType(
     {name: metric for name, metric in METRICS.items() if name not in SPLIT}
     | _GAINS
     | _ASKED_FOR
-    | {name: METRICS[name] for name in SPLIT}
+    | _PARTS
 )
 
 #: What every cell has.

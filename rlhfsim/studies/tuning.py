@@ -24,7 +24,7 @@ class Along(NamedTuple):
     #: (K,) values of the parameter, increasing.
     grid: FloatArray
     #: (U, K) the metric of each unit.
-    values: FloatArray
+    measured: FloatArray
     #: (U, number of unit columns) what the rows are, such as environment and seed.
     units: IntArray
 
@@ -32,7 +32,7 @@ class Along(NamedTuple):
         """Return the means over the units that share one column, such as the environment."""
         labels, place = np.unique(self.units[:, column], return_inverse=True)
         total = np.zeros((labels.size, self.grid.size))
-        np.add.at(total, place, self.values)
+        np.add.at(total, place, self.measured)
         return Along(self.grid, total / np.bincount(place)[:, None], labels[:, None])
 
 
@@ -55,7 +55,9 @@ def along(rows: pd.DataFrame, metric: str, units: Sequence[str] = UNITS) -> Alon
     """
     if rows.duplicated([*units, "parameter_value"]).any():
         raise ValueError(f"rows has cells that {', '.join(units)} and parameter do not tell apart")
-    table = rows.pivot(index=list(units), columns="parameter_value", values=metric)
+    table = rows.pivot_table(
+        index=list(units), columns="parameter_value", values=metric, aggfunc="first"
+    )
     table = table.sort_index().sort_index(axis=1).dropna(axis=1)
     if table.shape[1] == 0:
         raise ValueError(f"rows has no value of the parameter at which {metric} has all units")

@@ -51,8 +51,8 @@ def _caption(tables: Tables) -> str:
         f"log-probability of the chosen responses differs from the reference's at beta = {beta:g} "
         "(c)",
         varies="epochs, the loss and beta",
-        seeds=f"{count} environments for each point, averaged over their datasets",
-        interval="95% Student interval of the mean over environments",
+        seeds=f"{count} datasets of one instance for each point",
+        interval="95% Student interval of the mean",
     )
 
 

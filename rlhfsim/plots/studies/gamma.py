@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from matplotlib.figure import Figure
 
-from rlhfsim.plots.looks import LOOKS, Look, looks
+from rlhfsim.plots.looks import looks
 from rlhfsim.plots.panels import caption, curve, curves, legend, log_axis, panel_letter, panels
 from rlhfsim.plots.spec import FigureSpec, Tables
 from rlhfsim.plots.venues import Layout
 
 TABLES = ("gamma_curves", "gamma_best")
-
-#: Methods whose looks the routes take, in the order of the routes.
-_STYLES = ("rlhf-mixed", "chipo", "dpo", "rlhf-kl")
 
 
 def plot(tables: Tables, layout: Layout) -> Figure:
@@ -21,13 +18,14 @@ def plot(tables: Tables, layout: Layout) -> Figure:
     made = panels(layout, 2, per_row=2, ratio=0.8)
     left, right = made.axes
     named = every[every["route"] == "optimum"].assign(name=lambda t: [_name(g) for g in t["gamma"]])
-    curves(left, named, x="beta", y="regret", by="name", looks=looks(named["name"].unique()),
+    regularized, routes = list(named["name"].unique()), [_route(r) for r in best["route"].unique()]
+    # One cycle for both panels: no look means two things.
+    styles = looks([*regularized, *routes])
+    curves(left, named, x="beta", y="regret", by="name", looks={n: styles[n] for n in regularized},
            low="regret_low", high="regret_high", markers=4)  # fmt: skip
-    for (route, own), key in zip(best.groupby("route", sort=False), _STYLES, strict=False):
+    for route, own in best.groupby("route", sort=False):
         some = own[own["gamma"] > 0].sort_values("gamma")
-        style, label = LOOKS[key], "optimum" if route == "optimum" else f"trained, {route}"
-        curve(right, some["gamma"], some["regret"],
-              Look(style.colour, style.dashes, style.marker, label),
+        curve(right, some["gamma"], some["regret"], styles[_route(str(route))],
               low=some["regret_low"], high=some["regret_high"])  # fmt: skip
     for axes in made.axes:
         log_axis(axes, "x")
@@ -37,6 +35,10 @@ def plot(tables: Tables, layout: Layout) -> Figure:
     panel_letter(right, "b", "optimum and training")
     legend(made, layout)
     return made.figure
+
+
+def _route(route: str) -> str:
+    return "optimum" if route == "optimum" else f"trained, {route}"
 
 
 def _name(gamma: float) -> str:

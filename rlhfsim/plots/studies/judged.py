@@ -5,6 +5,7 @@ from __future__ import annotations
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FormatStrFormatter, LogLocator, NullFormatter
 
 from rlhfsim.plots.looks import looks
 from rlhfsim.plots.panels import (
@@ -40,6 +41,9 @@ def plot(tables: Tables, layout: Layout) -> Figure:
     mine = every[every["source"] == "proxy"]
     _against(third, mine, peaks[peaks["source"] == "proxy"], "concentrability")
     third.set(xlabel=r"concentrability $C^\pi$", xscale="log", ylabel="gold gain")
+    third.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    third.xaxis.set_major_formatter(FormatStrFormatter("%g"))
+    third.xaxis.set_minor_formatter(NullFormatter())
     learned = peaks[peaks["source"] == "learned"]
     curves(last, learned, x="n", y="gain", by="learner", looks=looks(_LEARNERS),
            low="gain_low", high="gain_high")  # fmt: skip
@@ -57,7 +61,7 @@ def plot(tables: Tables, layout: Layout) -> Figure:
 def _most_lost(peaks: pd.DataFrame) -> int:
     """Return the n at which KL loses most after its peak; the smallest where none loses."""
     own = peaks[(peaks["source"] == "learned") & (peaks["learner"] == "rlhf-kl")]
-    return int(own.sort_values("n").loc[own.sort_values("n")["lost"].idxmax(), "n"])
+    return int(own.sort_values("n").set_index("n")["lost"].idxmax())
 
 
 def _against(axes: Axes, rows: pd.DataFrame, peaks: pd.DataFrame, x: str) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator
 
 from rlhfsim.plots.looks import GREY, looks
 from rlhfsim.plots.panels import caption, curves, legend, panel_letter, panels
@@ -14,6 +16,7 @@ from rlhfsim.plots.venues import Layout
 TABLES = ("reward_range_regret", "reward_range_slopes")
 
 _LEARNERS = ("rlhf-chi2", "rlhf-mixed", "chipo-clipped", "dpo")
+_TICKS = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 _PREDICTED = {
     "Theorem 3.1": (":", r"$R_{\max} e^{2 R_{\max}}$"),
     "sharp bound": ("--", r"$1/\sigma'(R_{\max})$"),
@@ -32,6 +35,8 @@ def plot(tables: Tables, layout: Layout) -> Figure:
            low="regret_low", high="regret_high")  # fmt: skip
     _predictions(left, hard, slopes)
     left.set(xlabel=r"$R_{\max}$", ylabel="regret at the worst gap", yscale="log")
+    left.set_yticks(_TICKS, [f"{tick:g}" for tick in _TICKS])
+    left.yaxis.set_minor_locator(NullLocator())
     curves(right, typical, x="r_max", y="relative", by="learner", looks=styles,
            low="relative_low", high="relative_high")  # fmt: skip
     right.set(xlabel=r"$R_{\max}$", ylabel=r"regret$\,/\,R_{\max}$", ylim=(0.0, None))
@@ -41,7 +46,7 @@ def plot(tables: Tables, layout: Layout) -> Figure:
     return made.figure
 
 
-def _predictions(axes, hard: pd.DataFrame, slopes: pd.DataFrame) -> None:  # type: ignore[no-untyped-def]
+def _predictions(axes: Axes, hard: pd.DataFrame, slopes: pd.DataFrame) -> None:
     """Draw the exponents of theory as straight lines from where chi-squared starts."""
     start = hard[hard["learner"] == "rlhf-chi2"].sort_values("r_max").iloc[0]
     top = 4.0 * float(hard["regret_high"].max())

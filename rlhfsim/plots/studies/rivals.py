@@ -14,11 +14,15 @@ from rlhfsim.plots.venues import Layout
 
 TABLES = ("rivals_scores", "rivals_pairs")
 
+_SHORT = {"pessimistic-likelihood": "pessimism"}
+
 
 def plot(tables: Tables, layout: Layout) -> Figure:
     """Return the two panels."""
     scores, pairs = (tables[name] for name in TABLES)
-    made = panels(layout, 2, per_row=2, ratio=1.05)
+    # Sixteen rows of names: panels one above the other need more than their usual height.
+    extra = 0.25 * layout.base if layout.per_row(2) == 1 else 0.0
+    made = panels(layout, 2, per_row=2, ratio=1.05, extra=extra)
     left, right = made.axes
     order = list(scores["policies"].unique())
     _dots(left, scores.rename(columns={"iqm": "x", "iqm_low": "low", "iqm_high": "high"}), order)
@@ -47,7 +51,7 @@ def _dots(axes: Axes, table: pd.DataFrame, order: list[str]) -> None:
             style = look(entry["learner"])
             _dot(axes, entry, row, style)
             places.append(row)
-            names.append(style.label)
+            names.append(_SHORT.get(entry["learner"], style.label))
             row += 1.0
     for place, policies in heads:
         places.append(place)
@@ -71,7 +75,9 @@ def _caption(tables: Tables) -> str:
         "Regret of chiPO and its rivals at a beta that other environments chose (a), and the "
         "probability that chiPO has the lower regret on the same environment and data, ties one "
         "half (b); over all policies, and over the regularized optima of the same 16 rewards at "
-        "the learner's beta",
+        "the learner's beta; over all policies chiPO, DPO and RLHF with chi-squared are told the "
+        "range of the reward, which RPO and IPO have no use for; pessimism is that over the "
+        "likelihood-ratio set of the rewards",
         varies="the learner and the class of policies",
         seeds=f"{int(scores['count'].iloc[0])} environments for each point, one dataset each",
         interval="95% BCa bootstrap interval of the interquartile mean (a), Clopper-Pearson, 95% "

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 from matplotlib.figure import Figure
 
-from rlhfsim.plots.looks import GREY, looks
+from rlhfsim.plots.looks import GREY, Look, looks
 from rlhfsim.plots.panels import caption, log_axis, one_panel
 from rlhfsim.plots.spec import FigureSpec, Tables
 from rlhfsim.plots.venues import Layout
@@ -42,10 +43,9 @@ def plot(tables: Tables, layout: Layout) -> Figure:
     return made.figure
 
 
-def _label(row: object, styles: dict[str, object]) -> str:
-    name, told = row["learner"], row["told"]  # type: ignore[index]
-    label = str(styles[name].label)  # type: ignore[attr-defined]
-    return f"{label}*" if told else label
+def _label(row: pd.Series, styles: dict[str, Look]) -> str:
+    label = styles[row["learner"]].label
+    return f"{label}*" if row["told"] else label
 
 
 def _caption(tables: Tables) -> str:

@@ -146,7 +146,7 @@ def _at_best(rows: pd.DataFrame, spec: Decoys) -> list[dict[str, object]]:
     for learner, own in rows.groupby("learner", sort=False):
         table = along(own, "regret")
         interval = mean_interval(_tuned(table))
-        mean = table.values.mean(axis=0)
+        mean = table.measured.mean(axis=0)
         found.append(
             {
                 "learner": learner,
@@ -155,8 +155,8 @@ def _at_best(rows: pd.DataFrame, spec: Decoys) -> list[dict[str, object]]:
                 "regret": interval.estimate,
                 "regret_low": interval.low,
                 "regret_high": interval.high,
-                "count": len(table.values),
-                "environments": len(table.averaged().values),
+                "count": len(table.measured),
+                "environments": len(table.averaged().measured),
                 **_bounds(spec, _N),
             }
         )
@@ -165,7 +165,7 @@ def _at_best(rows: pd.DataFrame, spec: Decoys) -> list[dict[str, object]]:
 
 def _tuned(table: Along) -> np.ndarray:
     """Return the regret of each environment at the beta that the other half of them prefers."""
-    each = table.averaged().values
+    each = table.averaged().measured
     return cross_fitted(each, halves(len(each)))
 
 
@@ -181,27 +181,29 @@ def _matrix(rows: pd.DataFrame, study: Study, learner: str, varies: str) -> tupl
 
 def _slopes(rows: pd.DataFrame, study: Study) -> list[dict[str, object]]:
     """Return the change of mean regret per doubling of either coverage."""
-    found: list[dict[str, object]] = []
-    for varies in ("comparator", "all policies"):
-        for learner in _LEARNERS:
-            x, runs = _matrix(rows, study, learner, varies)
-            centred = np.log2(x) - np.log2(x).mean()
-            weights = centred / (centred @ centred)
-            slope = stratified_bootstrap(
-                runs, None, lambda s, w=weights: s.mean(axis=1) @ w,
-                generator_for(study.name, f"bootstrap {learner} {varies}", 0),
-                resamples=1000, method="percentile",
-            )  # fmt: skip
-            found.append(
-                {
-                    "varies": varies, "learner": learner, "per_doubling": slope.estimate,
-                    "per_doubling_low": slope.low, "per_doubling_high": slope.high,
-                    "lowest": float(runs.mean(axis=0).min()),
-                    "highest": float(runs.mean(axis=0).max()),
-                    "count": len(runs),
-                }
-            )  # fmt: skip
-    return found
+    return [
+        {"varies": varies, "learner": learner, **_per_doubling(rows, study, learner, varies)}
+        for varies in ("comparator", "all policies")
+        for learner in _LEARNERS
+    ]
+
+
+def _per_doubling(rows: pd.DataFrame, study: Study, learner: str, varies: str) -> dict[str, object]:
+    """Return the least-squares slope of mean regret in log2 of coverage, environments resampled."""
+    x, runs = _matrix(rows, study, learner, varies)
+    centred = np.log2(x) - np.log2(x).mean()
+    weights = centred / (centred @ centred)
+    slope = stratified_bootstrap(
+        runs, None, lambda s: s.mean(axis=1) @ weights,
+        generator_for(study.name, f"bootstrap {learner} {varies}", 0),
+        resamples=1000, method="percentile",
+    )  # fmt: skip
+    mean = runs.mean(axis=0)
+    return {
+        "per_doubling": slope.estimate, "per_doubling_low": slope.low,
+        "per_doubling_high": slope.high, "lowest": float(mean.min()),
+        "highest": float(mean.max()), "count": len(runs),
+    }  # fmt: skip
 
 
 def _violations(rows: pd.DataFrame, study: Study) -> pd.DataFrame:

@@ -19,12 +19,31 @@ LOSSES = {"DPO": "dpo", "chiPO": "chipo", "IPO": "ipo", "RPO": "rpo"}
 BETAS = (0.1, 0.03)
 #: Weight of RPO's imitation.
 ETA = 0.005
+#: Learning rates; IPO's loss is steeper by 1 / beta^2, and steps of 4 would overshoot.
+RATES = {"DPO": 4.0, "chiPO": 4.0, "IPO": 0.4, "RPO": 4.0}
 
 #: Regrets of the same environments, after the last epoch and after the best.
 Pair = tuple[FloatArray, FloatArray]
 
 _STEPS = (10, 20, 40, 80, 160, 320, 640, 1250, 2500, 5000, 10_000, 20_000)
 _METRICS = ("regret", "kl", "chosen_logp", "rejected_logp")
+
+_RANKS = range(15)
+_TOTAL = sum((k + 1) ** -2.0 for k in _RANKS)
+_REFERENCE = tuple((k + 1) ** -2.0 / _TOTAL for k in _RANKS)
+
+
+def _rewards(best: int) -> tuple[float, ...]:
+    """Return rewards that fall with the rank in the reference, but for one response."""
+    return tuple(1.0 if k == best else 0.6 * (1.0 - k / 14.0) for k in _RANKS)
+
+
+#: A good reference: rare responses are mostly worse.  Its environments are alike, and differ in
+#: their datasets.
+GOOD_REFERENCE = {
+    "family": "explicit", "environments": 240, "reference": (_REFERENCE,) * 4,
+    "reward": tuple(_rewards(best) for best in (1, 2, 3, 4)),
+}  # fmt: skip
 
 STUDY = Study.from_dict(
     {
@@ -33,20 +52,18 @@ STUDY = Study.from_dict(
         "question": "Does chiPO still overoptimize when it is trained longer, and do DPO, IPO and "
         "RPO?",
         "instances": [
-            {
-                "family": "zipf", "prompts": 4, "responses": 15, "exponent": 2.0,
-                "environments": 240, "labels": {"noise": 0.2},
-            }
+            GOOD_REFERENCE
         ],
         "learners": [
             {
                 "method": "trained", "label": f"{key} {beta:g}", "loss": loss, "beta": beta,
-                "learning_rate": 4.0, "grid": _STEPS, **({"eta": ETA} if loss == "RPO" else {}),
+                "learning_rate": RATES[loss], "grid": _STEPS,
+                **({"eta": ETA} if loss == "RPO" else {}),
             }
             for beta in BETAS
             for loss, key in LOSSES.items()
         ],
-        "n": [40],
+        "n": [100],
         "seeds": 1,
         "likelihoods": True,
         "testing": {"environments": 6, "grid": 4},
@@ -73,7 +90,7 @@ def analyse(rows: pd.DataFrame, study: Study) -> StudyResult:
         title=study.title,
         question=study.question,
         settings={"cells": study.cells, "seeds": study.seeds, "n": list(study.n),
-                  "betas": list(BETAS), "eta": ETA},
+                  "betas": list(BETAS), "eta": ETA, "learning rates": RATES},
         tables={"epochs_curves": curves, "epochs_peaks": peaks},
         findings=(*_findings(peaks), *_against_dpo(pairs)),
         answer=_answer(peaks),
@@ -86,7 +103,7 @@ def _last_and_best(rows: pd.DataFrame) -> Pair:
     Which one is best, the other half of the environments says.
     """
     each = along(rows, "regret").averaged()
-    table = each.values  # noqa: PD011
+    table = each.measured
     return table[:, -1], cross_fitted(table, halves(len(table)))
 
 
@@ -175,13 +192,14 @@ def _answer(peaks: pd.DataFrame) -> str:
         )
     chipo = told.loc[f"chipo {BETAS[0]:g}"]
     said = "Yes" if chipo["rise_low"] > 0 else "Not visibly"
-    weak = told.loc[f"chipo {BETAS[1]:g}"]
+    weak, dpo = (told.loc[f"{key} {BETAS[1]:g}"] for key in ("chipo", "dpo"))
     return (
         f"{said}: until {chipo['last_epochs']:g} epochs at beta {BETAS[0]:g} the regret moves, for "
         + ", ".join(parts)
-        + f"; for chiPO at beta {BETAS[1]:g} by {weak['rise']:+.3f} [{weak['rise_low']:+.3f}, "
-        f"{weak['rise_high']:+.3f}], and at the end its chosen responses have lost "
-        f"{-chipo['last_chosen_logp']:.1f} nats on average (DPO's "
+        + f"; at beta {BETAS[1]:g} chiPO by {weak['rise']:+.3f} [{weak['rise_low']:+.3f}, "
+        f"{weak['rise_high']:+.3f}] and DPO by {dpo['rise']:+.3f} [{dpo['rise_low']:+.3f}, "
+        f"{dpo['rise_high']:+.3f}]; at the end, at beta {BETAS[0]:g}, chiPO's chosen responses "
+        f"have lost {-chipo['last_chosen_logp']:.1f} nats on average (DPO's "
         f"{-told.loc[f'dpo {BETAS[0]:g}', 'last_chosen_logp']:.1f})."
     )
 

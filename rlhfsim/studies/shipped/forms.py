@@ -18,6 +18,7 @@ from rlhfsim.statistics import (
     Form,
     FormComparison,
     FormError,
+    Interval,
     compare_forms,
     fit_form,
     proportion_interval,
@@ -228,6 +229,7 @@ def _findings(rows: pd.DataFrame, fits: pd.DataFrame, summary: pd.DataFrame) -> 
         _kl_bound(rows),
         _slopes(rows),
         *(_close(summary, method, form) for method, form in _own_forms()),
+        *(_rivals(fits, method) for method in _METHODS),
         _patterned(fits),
         *(_winner(summary, method) for method in _METHODS),
         _ahead_of(summary),
@@ -285,6 +287,29 @@ def _close(summary: pd.DataFrame, method: str, form: Form) -> Finding:
         f"{100 * row['residual_largest']:.0f} % of the range",
         "mostly" if row["close_low"] > 0.5 else "mostly not" if row["close_high"] < 0.5
         else "undecided", None, "forms_summary",
+    )  # fmt: skip
+
+
+def _better(fits: pd.DataFrame, method: str) -> Interval:
+    """Return the share of curves that `d (a - b d)` fits better than `d (a - b log d)`.
+
+    Both have two parameters: the smaller sum of squares is the smaller AICc.
+    """
+    own = fits[fits["learner"] == method]
+    one, other = (
+        own.loc[own["form"] == form.name, "r_squared"].to_numpy() for form in (BEST_OF_N, RL)
+    )
+    return proportion_interval(int((one > other).sum()), one.size)
+
+
+def _rivals(fits: pd.DataFrame, method: str) -> Finding:
+    share = _better(fits, method)
+    return _finding(
+        f"{BEST_OF_N.formula} fits curves of {method} better than {RL.formula}",
+        f"on a share {share.estimate:.2f} [{share.low:.2f}, {share.high:.2f}] of "
+        f"{(fits['wins'] & (fits['learner'] == method)).sum()} curves",
+        "mostly" if share.low > 0.5 else "mostly not" if share.high < 0.5 else "undecided", None,
+        "forms_fits",
     )  # fmt: skip
 
 
@@ -350,10 +375,12 @@ def _answer(fits: pd.DataFrame, summary: pd.DataFrame) -> str:
             f"on {best['wins']:.2f} [{best['wins_low']:.2f}, {best['wins_high']:.2f}]"
         )
     wins = fits[fits["wins"]]["largest_residual"]
+    share = _better(fits, "rlhf-kl")
     return (
-        f"{parts[0][:1].upper()}{parts[0][1:]}; {parts[1]}; over all {len(wins)} curves the "
-        f"winner's own largest residual has median {100 * wins.median():.1f} % and is at most "
-        f"{100 * wins.max():.0f} % of the range."
+        f"{parts[0][:1].upper()}{parts[0][1:]}; {parts[1]}, and {BEST_OF_N.formula} fits "
+        f"better on {share.estimate:.2f} [{share.low:.2f}, {share.high:.2f}]; over all {len(wins)} "
+        f"curves the winner's own largest residual has median {100 * wins.median():.1f} % and is "
+        f"at most {100 * wins.max():.0f} % of the range."
     )
 
 

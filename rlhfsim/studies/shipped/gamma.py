@@ -106,7 +106,7 @@ def _by_route(rows: pd.DataFrame, study: Study) -> pd.DataFrame:
 
 def _tuned(rows: pd.DataFrame) -> FloatArray:
     """Return the regret of each environment at the beta that the other half of them prefers."""
-    each = along(rows, "regret").averaged().values
+    each = along(rows, "regret").averaged().measured
     return cross_fitted(each, halves(len(each)))
 
 

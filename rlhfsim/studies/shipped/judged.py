@@ -51,7 +51,7 @@ STUDY = Study.from_dict(
             )
         ],
         "n": [10**k for k in range(2, 7)],
-        "beta": {"start": 1e-2, "stop": 1e2, "points": 33},
+        "beta": {"start": 1e-3, "stop": 1e2, "points": 36},
         "seeds": 8,
         "testing": {"seeds": 2, "n": [100, 10_000], "grid": 9},
     }
@@ -190,7 +190,7 @@ def _falls(row: pd.Series) -> Finding:
 def _against_kl(rows: pd.DataFrame, n: int, learner: str) -> Finding:
     mine = rows[(rows["source"] == "learned") & (rows["n"] == n)]
     first, second = (
-        _tuned(along(mine[mine["learner"] == name], "gain").values) for name in (learner, "rlhf-kl")
+        _tuned(along(mine[mine["learner"] == name], "gain")[1]) for name in (learner, "rlhf-kl")
     )
     d = paired_comparison(first, second).difference
     return _finding(

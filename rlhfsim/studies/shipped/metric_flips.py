@@ -8,7 +8,7 @@ from itertools import combinations
 import numpy as np
 import pandas as pd
 
-from rlhfsim.checks import FloatArray
+from rlhfsim.checks import BoolArray, FloatArray
 from rlhfsim.findings import Finding, StudyResult
 from rlhfsim.statistics import mean_interval, proportion_interval
 from rlhfsim.studies.shipped.base import Shipped, succeeded
@@ -156,10 +156,10 @@ def _ranked(chosen: pd.DataFrame, first: str, second: str, metric: str) -> tuple
     return tuple(np.where(np.abs(d) <= TIE, 0.0, np.sign(d)) for d in (by_regret, by_metric))
 
 
-def _flips(by_regret: FloatArray, by_metric: FloatArray) -> tuple[FloatArray, FloatArray]:
+def _flips(by_regret: FloatArray, by_metric: FloatArray) -> tuple[BoolArray, BoolArray]:
     """Return where both rank, and where they rank differently."""
-    decided = np.abs(by_regret * by_metric) == 1.0
-    return decided, decided & (by_regret * by_metric < 0)
+    product = by_regret * by_metric
+    return np.abs(product) == 1.0, product == -1.0
 
 
 def _shares(chosen: pd.DataFrame, metrics: Mapping[str, str]) -> pd.DataFrame:
@@ -286,9 +286,11 @@ def _answer(shares: pd.DataFrame, overall: pd.DataFrame) -> str:
         for _, row in overall.sort_values("share").iterrows()
     )
     worst = shares.loc[shares["share"].idxmax()]
+    counts = overall["datasets"].min(), overall["datasets"].max()
+    datasets = f"{counts[1]}" if counts[0] == counts[1] else f"{counts[0]} to {counts[1]}"
     return (
         f"Of the pairs of tuned learners that both rank, these metrics rank the other way than "
-        f"regret: {parts} (means over {overall['datasets'].max()} datasets); the pair flipped most "
+        f"regret: {parts} (means over {datasets} datasets); the pair flipped most "
         f"is {worst['first']} and {worst['second']} by "
         f"{METRICS[worst['metric']].split(',')[0]}, {100 * worst['share']:.0f} % "
         f"[{100 * worst['share_low']:.0f}, {100 * worst['share_high']:.0f}] of "

@@ -6,10 +6,11 @@ import numpy as np
 import pandas as pd
 
 from rlhfsim.findings import Finding, StudyResult
-from rlhfsim.statistics import PairedComparison, paired_comparison
+from rlhfsim.statistics import mean_interval, paired_comparison
 from rlhfsim.studies.shipped.base import Shipped, means, succeeded
+from rlhfsim.studies.shipped.epochs import GOOD_REFERENCE
 from rlhfsim.studies.study import Study
-from rlhfsim.studies.tuning import along, cross_fitted, halves
+from rlhfsim.studies.tuning import Along, along, cross_fitted, halves
 
 _HERE = "rlhfsim.studies.shipped.practical_link"
 _POLICIES = {"kind": "tabular", "r_max": "range"}
@@ -29,10 +30,7 @@ STUDY = Study.from_dict(
         "question": "How far is chiPO with the link of its experiments from chiPO, in policy and "
         "in regret?",
         "instances": [
-            {
-                "family": "zipf", "prompts": 2, "responses": 10, "exponent": 1.5,
-                "reward_scale": 2.0, "environments": 40,
-            }
+            GOOD_REFERENCE
         ],
         "learners": [
             {"method": "chiPO", "label": "chipo", "policies": _POLICIES},
@@ -44,11 +42,11 @@ STUDY = Study.from_dict(
             ),
             {"method": "DPO", "label": "dpo", "policies": _POLICIES},
         ],
-        "n": [300],
+        "n": [100],
         "beta": {"start": 1e-3, "stop": 10.0, "points": 17},
-        "seeds": 5,
+        "seeds": 1,
         "companion": "chipo",
-        "testing": {"environments": 4, "seeds": 2, "grid": 5},
+        "testing": {"environments": 8, "grid": 5},
     }
 )  # fmt: skip
 
@@ -61,8 +59,12 @@ def analyse(rows: pd.DataFrame, study: Study) -> StudyResult:
     by = ["learner", "parameter_value"]
     curves = means(averaged, by, "regret").merge(means(averaged, by, "apart"), on=[*by, "count"])
     curves = curves.rename(columns={"parameter_value": "beta"})
-    tuned = {str(learner): _tuned(some) for learner, some in good.groupby("learner", sort=False)}
-    best = pd.DataFrame([_best_row(name, curves, tuned) for name in tuned])
+    regrets = {
+        str(learner): along(some, "regret").averaged()
+        for learner, some in good.groupby("learner", sort=False)
+    }
+    curves = curves.merge(_gaps(regrets), on=["learner", "beta"])
+    best = pd.DataFrame([_best_row(name, curves, regrets) for name in regrets])
     return StudyResult(
         name=study.name,
         title=study.title,
@@ -74,23 +76,38 @@ def analyse(rows: pd.DataFrame, study: Study) -> StudyResult:
     )
 
 
-def _tuned(rows: pd.DataFrame) -> np.ndarray:
+def _tuned(regret: Along) -> np.ndarray:
     """Return the regret of each environment at the beta that the other half of them prefers."""
-    each = along(rows, "regret").averaged()
-    return cross_fitted(each.values, halves(len(each.values)))
+    return cross_fitted(regret.measured, halves(len(regret.measured)))
 
 
-def _best_row(name: str, curves: pd.DataFrame, tuned: dict[str, np.ndarray]) -> dict[str, object]:
+def _gaps(regrets: dict[str, Along]) -> pd.DataFrame:
+    """Return the regret less that of chiPO on the same data at the same beta."""
+    found = []
+    for name, own in regrets.items():
+        for k, beta in enumerate(own.grid):
+            gap = mean_interval(own.measured[:, k] - regrets["chipo"].measured[:, k])
+            found.append((name, float(beta), gap.estimate, gap.low, gap.high))
+    return pd.DataFrame(found, columns=["learner", "beta", "gap", "gap_low", "gap_high"])
+
+
+def _best_row(name: str, curves: pd.DataFrame, regrets: dict[str, Along]) -> dict[str, object]:
     mine = curves[curves["learner"] == name]
     largest = mine.loc[mine["apart"].idxmax()]
-    compared: PairedComparison = paired_comparison(tuned[name], tuned["chipo"])
+    tuned = _tuned(regrets[name])
+    compared = paired_comparison(tuned, _tuned(regrets["chipo"]))
+    widest = mine.loc[mine["gap"].abs().idxmax()]
     return {
         "learner": name,
         "beta": float(mine.loc[mine["regret"].idxmin(), "beta"]),
-        "regret": float(tuned[name].mean()),
+        "regret": float(tuned.mean()),
         "difference": compared.difference.estimate,
         "difference_low": compared.difference.low,
         "difference_high": compared.difference.high,
+        "gap": float(widest["gap"]),
+        "gap_low": float(widest["gap_low"]),
+        "gap_high": float(widest["gap_high"]),
+        "gap_beta": float(widest["beta"]),
         "largest_apart": float(largest["apart"]),
         "largest_apart_low": float(largest["apart_low"]),
         "largest_apart_high": float(largest["apart_high"]),
@@ -126,7 +143,9 @@ def _findings(rows: pd.DataFrame, best: pd.DataFrame) -> tuple[Finding, ...]:
             _finding(
                 f"{row['learner']} against chiPO: regret, each at a tuned beta, and policy",
                 f"{row['difference']:+.4f} [{low:+.4f}, {high:+.4f}]; TV up to "
-                f"{row['largest_apart']:.3f} at beta {row['largest_apart_beta']:.2g}",
+                f"{row['largest_apart']:.3f} at beta {row['largest_apart_beta']:.2g}; at equal "
+                f"beta regrets differ by up to {row['gap']:+.4f} [{row['gap_low']:+.4f}, "
+                f"{row['gap_high']:+.4f}], at {row['gap_beta']:.2g}",
                 verdict,
                 None,
             )
@@ -149,7 +168,8 @@ def _answer(best: pd.DataFrame, curves: pd.DataFrame) -> str:
         row = told.loc[name]
         parts.append(
             f"with {name} the total variation reaches {row['largest_apart']:.2f} (at beta "
-            f"{row['largest_apart_beta']:.2g}) and the regret at a tuned beta differs by "
+            f"{row['largest_apart_beta']:.2g}), the regret differs by up to {row['gap']:+.3f} at "
+            f"equal beta and at a tuned beta by "
             f"{row['difference']:+.4f} [{row['difference_low']:+.4f}, "
             f"{row['difference_high']:+.4f}]"
         )

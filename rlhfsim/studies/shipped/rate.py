@@ -25,8 +25,20 @@ _FINITE = {"model": "finite", "size": 16}
 RANDOM, WORST = "random environments", "Proposition A.1"
 SCHEDULES = ("fixed", "1/sqrt(n)", "best")
 
+_COLUMNS = [
+    "instance", "learner", "schedule", "slope", "slope_low", "slope_high", "drift", "drift_low",
+    "drift_high", "straight", "rate", "count",
+]  # fmt: skip
+
 #: Units of positive regret that a slope needs at every n: with fewer, a resample may have none.
 _POSITIVE = 20
+
+#: Change of the slope over the range of n beyond which regret follows no power of n.
+_BENT = 0.75
+
+#: How far from -1/2 or -1 the interval of a slope may end and still hold it: the grid of beta
+#: is not finer than that.
+_NEAR = 0.02
 
 #: Regret that counts as none: what is left of a policy that is right but for rounding.
 _NOTHING = 1e-12
@@ -66,7 +78,7 @@ STUDY = Study.from_dict(
         "n": list(_SIZES),
         "beta": list(_BETAS),
         "seeds": 1,
-        "testing": {"environments": 12, "grid": 6, "n": list(_SIZES[:3])},
+        "testing": {"environments": 8, "grid": 6, "n": list(_SIZES[:3])},
     }
 )  # fmt: skip
 
@@ -95,7 +107,7 @@ def analyse(rows: pd.DataFrame, study: Study) -> StudyResult:
                 left_out.append(place | {"failed_cells": len(told), "reason": reason})
     tables = {
         "rate_regret": pd.DataFrame(regret),
-        "rate_slopes": pd.DataFrame(slopes),
+        "rate_slopes": pd.DataFrame(slopes, columns=_COLUMNS),
         "rate_left_out": pd.DataFrame(
             left_out, columns=["instance", "learner", "schedule", "failed_cells", "reason"]
         ),
@@ -122,7 +134,7 @@ def _usable(rows: pd.DataFrame, study: Study) -> list[Along] | None:
     if rows.empty or rows["n"].nunique() < len(study.n):
         return None
     tables = [along(rows[rows["n"] == n], "regret") for n in study.n]
-    return tables if len({len(t.values) for t in tables}) == 1 else None
+    return tables if len({len(t.measured) for t in tables}) == 1 else None
 
 
 def _followed(tables: list[Along], schedule: str) -> tuple[FloatArray, FloatArray]:
@@ -131,13 +143,13 @@ def _followed(tables: list[Along], schedule: str) -> tuple[FloatArray, FloatArra
     Each half of the units takes the beta that the other half prefers: at the least n where the
     schedule goes on from there, at every n for "best".
     """
-    fold = halves(len(tables[0].values))
+    fold = halves(len(tables[0].measured))
     runs = np.empty((fold.size, len(tables)))
     betas = np.empty((2, len(tables)))
     for own in (0, 1):
-        places = _places([t.values[fold != own].mean(axis=0) for t in tables], tables, schedule)
+        places = _places([t.measured[fold != own].mean(axis=0) for t in tables], tables, schedule)
         for k, (table, place) in enumerate(zip(tables, places, strict=True)):
-            runs[fold == own, k] = table.values[fold == own, place]
+            runs[fold == own, k] = table.measured[fold == own, place]
             betas[own, k] = table.grid[place]
     return betas[1], runs
 
@@ -190,23 +202,33 @@ def _slope(
 
     slope, curvature = coefficient(line[0], 0), coefficient(parabola[0], 1)
     length = 2.0 * float(x[-1] - x[0])
+    drift = Interval(
+        length * curvature.estimate, length * curvature.low, length * curvature.high,
+        curvature.level, curvature.method,
+    )  # fmt: skip
     return {
         "slope": slope.estimate, "slope_low": slope.low, "slope_high": slope.high,
-        "drift": length * curvature.estimate, "drift_low": length * curvature.low,
-        "drift_high": length * curvature.high, "straight": 0.0 in curvature,
-        "rate": named(slope), "count": len(runs),
+        "drift": drift.estimate, "drift_low": drift.low, "drift_high": drift.high,
+        "straight": 0.0 in curvature,
+        "rate": named(slope, drift), "count": len(runs),
     }  # fmt: skip
 
 
-def named(slope: Interval) -> str:
-    """Return what a slope is called: by which of 0, -1/2 and -1 its interval holds."""
-    if slope.high < -1.0:
+def named(slope: Interval, drift: Interval) -> str:
+    """Return what a slope is called: by which of -1/2 and -1 its interval holds, about.
+
+    Where it surely changes by much over the range of n, it is no rate at all.
+    """
+    if drift.low > _BENT or drift.high < -_BENT:
+        return "no power of n"
+    low, high = slope.low - _NEAR, slope.high + _NEAR
+    if high < -1.0:
         return "faster than 1/n"
-    if -1.0 in slope:
+    if low <= -1.0:
         return "fast, 1/n"
-    if slope.high < -0.5:
+    if high < -0.5:
         return "between 1/sqrt(n) and 1/n"
-    if -0.5 in slope:
+    if low <= -0.5:
         return "slow, 1/sqrt(n)"
     return "slower than 1/sqrt(n)"
 
@@ -259,7 +281,10 @@ def _measured(row: pd.Series) -> Finding:
 def _told(row: pd.Series | None) -> str:
     if row is None:
         return "no slope (hardly any regret at some n)"
-    return f"slope {row['slope']:.2f} [{row['slope_low']:.2f}, {row['slope_high']:.2f}]"
+    return (
+        f"slope {row['slope']:.2f} [{row['slope_low']:.2f}, {row['slope_high']:.2f}] "
+        f"({row['rate']})"
+    )
 
 
 def _answer(slopes: pd.DataFrame) -> str:

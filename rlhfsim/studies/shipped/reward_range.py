@@ -128,12 +128,12 @@ def _tuned(rows: pd.DataFrame, by: list[str]) -> pd.DataFrame:
     found = []
     for key, some in rows.groupby(by, sort=False):
         table = along(some, "regret")
-        mine = cross_fitted(table.values, table.units[:, 1] % 2)
+        mine = cross_fitted(table.measured, table.units[:, 1] % 2)
         if "gap" not in by:
             labels = table.units[:, 0]
             mine = np.array([mine[labels == label].mean() for label in np.unique(labels)])
         mean = mean_interval(mine)
-        whole = table.averaged(1).values.mean(axis=0)  # noqa: PD011
+        whole = table.averaged(1).measured.mean(axis=0)
         best = float(table.grid[whole.argmin()])
         found.append((*key, best, mean.estimate, mean.low, mean.high,
                       standard_error(mine), mine.size))  # fmt: skip

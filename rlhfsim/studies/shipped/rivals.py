@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 
@@ -15,13 +17,13 @@ from rlhfsim.studies.tuning import along, cross_fitted, halves
 _HERE = "rlhfsim.studies.shipped.rivals"
 
 #: What a learner may choose from: all policies, or the optima of 16 rewards at its own beta.
-CLASSES = {
+CLASSES: dict[str, dict[str, Any]] = {
     "all": {"kind": "tabular"},
     "KL optima": {"kind": "finite", "size": 16, "divergence": "kl"},
     "mixed optima": {"kind": "finite", "size": 16, "divergence": "chi2 + kl"},
 }
 #: Key in figures -> settings of the direct methods; RPO is DPO with an SFT term.
-DIRECT = {
+DIRECT: dict[str, dict[str, Any]] = {
     "chipo": {"method": "chiPO"},
     "dpo": {"method": "DPO"},
     "rpo": {"method": "RPO", "eta": 0.05},
@@ -30,7 +32,7 @@ DIRECT = {
 #: Methods for which the rewards of all policies must be bounded.
 _BOUNDED = ("chipo", "dpo")
 #: Pessimism over the same 16 rewards, and by chi-squared alone.
-_PESSIMISM = {
+_PESSIMISM: dict[str, dict[str, Any]] = {
     "pessimistic-likelihood": {
         "method": "pessimistic-likelihood", "reward": {"model": "finite", "size": 16},
     },
@@ -42,7 +44,7 @@ _PESSIMISM = {
 _COMPETES = {"pessimistic-likelihood": "mixed optima", "rlhf-chi2": "all"}
 
 
-def _direct(name: str, key: str) -> dict[str, object]:
+def _direct(name: str, key: str) -> dict[str, Any]:
     bound = {"r_max": "range"} if name == "all" and key in _BOUNDED else {}
     return {**DIRECT[key], "label": f"{key} / {name}", "policies": {**CLASSES[name], **bound}}
 
@@ -80,7 +82,7 @@ def analyse(rows: pd.DataFrame, study: Study) -> StudyResult:
     tuned, betas = {}, {}
     for label, some in good.groupby("learner", sort=False):
         table = along(some, "regret", ("environment",))
-        values = table.values  # noqa: PD011
+        values = table.measured
         tuned[str(label)] = cross_fitted(values, halves(len(values)))
         betas[str(label)] = float(table.grid[values.mean(axis=0).argmin()])
     scores = pd.DataFrame([_score(label, regret, betas[label]) for label, regret in tuned.items()])
@@ -169,9 +171,12 @@ def _answer(scores: pd.DataFrame, compared: pd.DataFrame) -> str:
         int((compared.apply(verdict_of, axis=1) == verdict).sum())
         for verdict in ("chiPO is better", "the rival is better")
     )
+    more = int((compared["improvement_low"] > 0.5).sum())
+    less = int((compared["improvement_high"] < 0.5).sum())
     return (
         f"chiPO has a lower mean regret in {better} of {len(compared)} comparisons and a higher "
-        f"one in {worse}, on {int(compared['count'].iloc[0])} environments at tuned beta, with "
+        f"one in {worse} (it is more often the better one in {more} and less often in {less}), "
+        f"on {int(compared['count'].iloc[0])} environments at tuned beta, with "
         "intervals that hold together at 95%: " + "; ".join(parts) + "."
     )
 

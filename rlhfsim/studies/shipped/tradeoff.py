@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 
@@ -32,7 +34,7 @@ TOLD = {
 SAME = (("rlhf-kl", "dpo"), ("rlhf-mixed", "chipo"), ("rlhf-kl", "matching-exponential"))
 
 _RIDGE = {"model": "tabular", "ridge": 0.1}
-_OWN = {
+_OWN: dict[str, dict[str, Any]] = {
     # Over all policies KTO needs beta <= 1.
     "kto": {"method": "KTO", "grid": [float(v) for v in np.geomspace(1e-2, 1.0, 5)]},
     "infalign-best": {"method": "InfAlign", "procedure": "best-of", "reward": _RIDGE},
@@ -48,19 +50,19 @@ STUDY = Study.from_dict(
         "one be from it?",
         "instances": [
             {
-                "family": "zipf", "prompts": 1, "responses": 8, "exponent": 1.5,
-                "reward_scale": 2.0, "environments": 40,
+                "family": "zipf", "prompts": 1, "responses": 10, "exponent": 2.0,
+                "reward_scale": 2.0, "environments": 150,
             }
         ],
         "learners": [
             {"label": key} | _OWN.get(key, {"method": "listed", "learner_key": key})
             for key in TOLD
         ],
-        "n": [150],
+        "n": [100],
         "beta": {"start": 1e-2, "stop": 1e2, "points": 9},
         "seeds": 1,
         "bias": True,
-        "testing": {"environments": 2, "seeds": 1, "grid": 4},
+        "testing": {"environments": 4, "grid": 3},
     }
 )  # fmt: skip
 
@@ -104,7 +106,7 @@ def analyse(rows: pd.DataFrame, study: Study) -> StudyResult:
 def _best(name: str, table: Along, study: Study) -> dict[str, object]:
     """Return one row: the best beta, its window, and the regret at a beta chosen elsewhere."""
     each = table.averaged()
-    mean = each.values.mean(axis=0)
+    mean = each.measured.mean(axis=0)
     low, high = window(each.grid, mean, FACTOR)
     regret = mean_interval(_tuned(table))
     width, beta = _uncertain(name, each, study)
@@ -122,13 +124,13 @@ def _best(name: str, table: Along, study: Study) -> dict[str, object]:
         "regret": regret.estimate,
         "regret_low": regret.low,
         "regret_high": regret.high,
-        "environments": len(each.values),
+        "environments": len(each.measured),
     }
 
 
 def _tuned(table: Along) -> np.ndarray:
     """Return the regret of each environment at the beta that the other half of them prefers."""
-    each = table.averaged().values
+    each = table.averaged().measured
     return cross_fitted(each, halves(len(each)))
 
 
@@ -144,7 +146,7 @@ def _uncertain(name: str, each: Along, study: Study) -> tuple[Interval, Interval
 
     found = [
         stratified_bootstrap(
-            each.values, None, of, generator_for(study.name, f"bootstrap {name}", k),
+            each.measured, None, of, generator_for(study.name, f"bootstrap {name}", k),
             resamples=500, method="percentile",
         )
         for k, of in enumerate((width, best))
@@ -176,7 +178,7 @@ def _finding(claim: str, measured: str, verdict: str, expected: bool | None, tab
 
 
 def _same(tables: dict[str, Along], first: str, second: str) -> Finding:
-    apart = float(np.abs(tables[first].values - tables[second].values).max())
+    apart = float(np.abs(tables[first].measured - tables[second].measured).max())
     holds = apart <= 1e-6
     return _finding(
         f"{first} and {second} are the same policy at every beta (all policies, same ridge)",
