@@ -138,7 +138,7 @@ def test_claims_are_filtered(page, report):
 
     assert len(seen()) == 3
     page.run("document.querySelector('.filter input').focus()")
-    page.call("Input.insertText", text="pinsk UPPER")
+    page.call("Input.insertText", text="pinsk TIGHT")
     assert seen() == ["Pinsker"]
     page.run("document.querySelector('.filter input').select()")
     page.call("Input.insertText", text="squared")

@@ -90,11 +90,23 @@ def test_other_cells_get_other_verdicts(run):
     assert verdicts(analyse(rows.assign(regret=moved), study))[trained] == "higher"
 
 
+def test_without_kl_the_direct_method_is_refused(run):
+    study, rows, result = run
+    claim = "chiPO at gamma = 0 has no normalized optimum over all policies: its link is "
+    assert verdicts(result)[claim + "bounded below"] == "holds"
+    assert "refused in 4 of 4 datasets" in result.findings[-1].measured
+    fine = rows.assign(error=rows["error"].where(rows.index != rows.index[-1]))
+    assert rows["learner"].iloc[-1] == "chiPO, gamma 0"
+    spared = analyse(fine.assign(regret=fine["regret"].fillna(0.0)), study)
+    assert verdicts(spared)[claim + "bounded below"] == "VIOLATED"
+
+
 def test_the_answer_has_the_numbers_of_the_tables(run):
     result = run[2]
     best = result.tables["gamma_best"].set_index(["route", "gamma"])
-    for route, gamma in (("optimum", 0.0), ("optimum", 1.0), ("3000 steps", 0.001)):
-        assert f"{best.loc[(route, gamma), 'regret']:.3f} [" in result.answer
+    for route, gamma in (("optimum", 0.0), ("3000 steps", 0.001)):
+        assert f"{best.loc[(route, gamma), 'regret']:.3f} a" in result.answer
+    assert result.answer.endswith("is refused in 4 of 4 datasets.")
     assert result.answer.count("gamma = 1") == 3
 
 

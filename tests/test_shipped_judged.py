@@ -156,6 +156,22 @@ def test_theory_holds_and_a_violation_would_be_seen(rows, result):
         assert any(f.verdict == "VIOLATED" and f.expected is False for f in bad)
 
 
+@pytest.mark.parametrize(("learner", "cost"), [("rlhf-kl", "kl"), ("rlhf-chi2", "chi_squared")])
+def test_a_policy_barely_better_than_the_optimum_is_seen(rows, learner, cost):
+    some = rows[rows["learner"] == f"{learner}, proxy"].sort_values("parameter_value")
+    same = rows.index[(rows["learner"] == "rlhf-mixed, proxy")][0]
+    optimum = some[(some["n"] == rows.loc[same, "n"]) & (some["seed"] == rows.loc[same, "seed"])]
+    optimum = optimum.iloc[len(optimum) // 2]
+    assert optimum["parameter_value"] * optimum[cost] > 0.01
+    for more, verdict in ((0.0, "holds"), (1e-4, "VIOLATED")):
+        changed = rows.copy()
+        changed.loc[same, ["kl", "chi_squared"]] = optimum[["kl", "chi_squared"]].astype(float)
+        changed.loc[same, "fitted_gain"] = optimum["fitted_gain"] + more
+        findings = {f.claim: f for f in analyse(changed, SMALL).findings}
+        claim = next(c for c in findings if c.startswith(f"no policy beats {learner} "))
+        assert findings[claim].verdict == verdict
+
+
 def test_figure_draws_for_every_venue(result):
     for layout in {layout_for(venue, width) for venue in VENUES for width in WIDTHS}:
         drawing = FIGURES["judged"].draw(result.tables, layout)
@@ -169,7 +185,9 @@ def test_conclude_writes_what_a_report_needs(folder, result):
         saved = pd.read_parquet(folder / "tables" / f"{name}.parquet")
         assert len(saved) == len(result.tables[name])
     assert (folder / "figures" / "judged.pdf").is_file()
-    assert result.answer in (folder / "report.html").read_text(encoding="utf-8")
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    assert result.title in page
+    assert result.findings[0].measured.split(";")[0].split(", ")[0] in page
 
 
 # ---- a table of one's own ---------------------------------------------------------------------

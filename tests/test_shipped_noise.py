@@ -131,6 +131,11 @@ def test_answer_has_the_numbers_of_the_table(result):
     for name in LEARNERS:
         first, last = (best.loc[("noise", level, name), "regret"] for level in (0.0, 0.4))
         assert f"{name} from {first:.3f} to {last:.3f} [" in result.answer
+    against = result.tables["noise_against_kl"].set_index(["varies", "level", "learner"])
+    row = against.loc[("noise", 0.4, "rlhf-chi2")]
+    assert f"{row['difference']:+.3f} [{row['low']:+.3f}, {row['high']:+.3f}] at 0.4" in (
+        result.answer
+    )
     assert f"it is {best.loc[('raters', 8.0, 'rlhf-kl'), 'regret']:.3f} for KL" in result.answer
 
 
@@ -150,11 +155,35 @@ def test_verdicts_follow_the_numbers(rows, result):
     wrong.loc[one, "fitted_gain"] = 1.01 * rows["fitted_gain"].max()
     # A learner that is made better everywhere is seen to be better than KL.
     wrong["regret"] = rows["regret"].where(rows["learner"] != "ipo", rows["regret"] - 10.0)
-    seen = {f.claim: f for f in analyse(wrong, SMALL).findings}
+    again = analyse(wrong, SMALL)
+    seen = {f.claim: f for f in again.findings}
     assert seen[rising.claim].verdict == "VIOLATED"
     assert seen[rising.claim].expected is False
-    assert seen["ipo loses less than rlhf-kl at noise 0.4"].verdict == "lower"
-    assert seen["cdpo loses less than rlhf-kl at noise 0"].verdict != "lower"
+    told = seen["ipo against rlhf-kl, under each law of the labels"]
+    assert told.verdict == "lower under 8, higher under 0 of 8"
+    table = again.tables["noise_against_kl"].set_index(["varies", "level", "learner"])
+    before = result.tables["noise_against_kl"].set_index(["varies", "level", "learner"])
+    shift = table["difference"] - before["difference"]
+    np.testing.assert_allclose(shift, np.where(shift.index.get_level_values(2) == "ipo", -10, 0),
+                               atol=1e-12)  # fmt: skip
+
+
+def test_differences_from_kl_are_paired(rows, result):
+    table = result.tables["noise_against_kl"]
+    assert len(table) == 8 * 5
+    for row in table.to_dict("records"):
+        mine = rows[rows["instance"] == f"{row['varies']} {row['level']:g}"]
+        chosen = []
+        for name in (row["learner"], "rlhf-kl"):
+            own = mine[mine["learner"] == name]
+            r = own.pivot(index="environment", columns="parameter_value", values="regret")
+            chosen.append([r.loc[0, r.loc[1].idxmin()], r.loc[1, r.loc[0].idxmin()]])
+        apart = np.subtract(*chosen)
+        half = stats.t.ppf(0.975, 1) * np.std(apart, ddof=1) / np.sqrt(2)
+        assert row["difference"] == pytest.approx(apart.mean(), abs=1e-12)
+        assert row["high"] - row["difference"] == pytest.approx(half, rel=1e-9, abs=1e-12)
+        wanted = "lower" if row["high"] < 0 else "higher" if row["low"] > 0 else "no difference"
+        assert row["verdict"].startswith(wanted)
 
 
 def test_welch_is_that_of_scipy():

@@ -72,6 +72,19 @@ def test_scores_and_pairs_by_hand(run):
     assert len(pairs) == 11
 
 
+def test_environments_with_a_failure_are_left_out_for_all(run):
+    study, rows, _ = run
+    failed = (rows["environment"] == 3) & (rows["learner"] == "ipo / all")
+    broken = rows.assign(
+        error=np.where(failed, "no", None), regret=rows["regret"].where(~failed)
+    )  # fmt: skip
+    result = analyse(broken, study)
+    assert result.settings["left out, as a learner failed"] == 1
+    assert set(result.tables["rivals_scores"]["count"]) == {7}
+    kept = analyse(rows[rows["environment"] != 3], study).tables["rivals_scores"]
+    np.testing.assert_array_equal(result.tables["rivals_scores"]["mean"], kept["mean"])
+
+
 def test_a_verdict_needs_an_interval_on_one_side():
     for low, high, verdict in (
         (0.1, 0.2, "chiPO is better"),

@@ -189,6 +189,28 @@ class LogLinear(_Sized):
         return self._plain(built.bandit, features=built.features)
 
 
+class Aligned(_Sized):
+    """Zipf references that are good on average: rewards fall with the rank, up to noise.
+
+    The response of rank k = 0, 1, ..., K - 1 has the reward `reward_scale (trend (1 - k/(K - 1)) +
+    (1 - trend) U)`, U uniform on [0, 1].
+    """
+
+    family: Literal["aligned"] = "aligned"
+    exponent: NonNegative = 1.0
+    trend: Annotated[float, Field(strict=True, ge=0, le=1)] = 0.5
+    reward_scale: Positive = 1.0
+
+    def _build(self, rng: np.random.Generator, n: int) -> Scene:
+        rank = np.arange(self.responses)
+        weight = (rank + 1.0) ** -self.exponent
+        reference = np.tile(weight / weight.sum(), (self.prompts, 1))
+        falling = self.trend * (1.0 - rank / (self.responses - 1))
+        reward = falling + (1.0 - self.trend) * rng.random((self.prompts, self.responses))
+        rho = np.full(self.prompts, 1.0 / self.prompts)
+        return self._plain(ContextualBandit(rho, reference, self.reward_scale * reward))
+
+
 class RareBest(_Sized):
     """The best response has reference probability `1 / coverage`, so that `C^{pi*} = coverage`.
 
@@ -347,6 +369,6 @@ def _first_prompts(bandit: ContextualBandit, count: int) -> ContextualBandit:
 
 #: The families by name; a study file says `family = "zipf"`.
 Instance = Annotated[
-    Random | Zipf | LogLinear | RareBest | Decoys | PropositionA1 | Explicit | Table,
+    Random | Zipf | LogLinear | Aligned | RareBest | Decoys | PropositionA1 | Explicit | Table,
     Field(discriminator="family"),
 ]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from os import PathLike, fspath
 
+import numpy as np
+
 from rlhfsim.studies.instances import Table
 from rlhfsim.studies.rewards import ProxyReward
 from rlhfsim.studies.study import Study
@@ -45,8 +47,6 @@ def with_table(
 
 def _require_proxy(study: Study, position: int) -> None:
     """Read the table once, so that what it lacks is said before anything is run."""
-    import numpy as np
-
     spec = study.instances[position]
     scene = spec.scene(np.random.default_rng(0), 0)
     for method in study.learners:

@@ -49,7 +49,7 @@ def plot(tables: Tables, layout: Layout) -> Figure:
            low="gain_low", high="gain_high")  # fmt: skip
     reference_line(last, "best policy", y=float(peaks["best_gain"].iloc[0]))
     log_axis(last, "x")
-    last.set(xlabel=r"preferences $n$", ylabel="gold gain at the peak")
+    last.set(xlabel=r"preferences $n$", ylabel="peak gold gain")
     panel_letter(made.axes[0], "a", "the proxy")
     panel_letter(made.axes[1], "b", f"learned, $n$ = {n:,}")
     panel_letter(third, "c", "the proxy")

@@ -17,7 +17,7 @@ _LEARNERS = ("rlhf-kl", "rlhf-chi2", "rlhf-mixed", "ipo", "cdpo", "rpo")
 def plot(tables: Tables, layout: Layout) -> Figure:
     """Return the two panels."""
     best = tables[TABLES[0]]
-    made = panels(layout, 2, per_row=2, ratio=0.75, extra=0.1, sharey="row")
+    made = panels(layout, 2, per_row=2, ratio=0.85, extra=0.1, sharey="row")
     kept = sorted(best["features"].unique())
     for axes, metric in zip(made.axes, ("regret", "bias"), strict=True):
         curves(axes, best, x="features", y=metric, by="learner", looks=looks(_LEARNERS),

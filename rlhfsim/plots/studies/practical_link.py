@@ -56,9 +56,9 @@ def plot(tables: Tables, layout: Layout) -> Figure:
 def _caption(tables: Tables) -> str:
     count = int(tables[TABLES[0]]["count"].iloc[0])
     return caption(
-        "Total variation (TV) from the policy of chiPO at the same beta and the same data (a), and "
-        "regret (b), and less chiPO's (c), of chiPO with the practical link exp(clip(alpha log w)) + gamma log w and of "
-        "DPO; alpha = gamma = 1 is chiPO itself",
+        "Total variation (TV) from the policy of chiPO at the same beta and the same data (a), "
+        "regret (b), and regret less chiPO's (c), of chiPO with the practical link "
+        "exp(clip(alpha log w)) + gamma log w and of DPO; alpha = gamma = 1 is chiPO itself",
         varies="beta, alpha and gamma",
         seeds=f"{count} datasets of one instance for each point",
         interval="95% Student interval of the mean",

@@ -32,7 +32,7 @@ def plot(tables: Tables, layout: Layout) -> Figure:
     """Return a panel for each instance and schedule."""
     regret, slopes = (tables[name] for name in TABLES)
     instances = list(regret["instance"].unique())
-    made = panels(layout, 2 * len(instances), per_row=2, ratio=0.72)
+    made = panels(layout, 2 * len(instances), per_row=2, ratio=0.85)
     styles = _styles(list(regret["learner"].unique()))
     titles = {"best": r"best $\beta$ for each $n$", "1/sqrt(n)": r"$\beta \propto n^{-1/2}$"}
     places = [(i, s) for i in instances for s in titles]
@@ -43,8 +43,10 @@ def plot(tables: Tables, layout: Layout) -> Figure:
             rows = rows[~rows["learner"].isin(_FINITE)]
         known = slopes[(slopes["instance"] == instance) & (slopes["schedule"] == schedule)]
         _panel(axes, rows[rows["learner"].isin(known["learner"])], styles)
+        # Named once, by the last panel: so they come last in the legend.
+        _references(axes, "" if axes is made.axes[-1] else "_")
         panel_letter(axes, letter, f"{instance}, {titles[schedule]}")
-        axes.set(xlabel=r"$n$", ylabel="regret (reward units)")
+        axes.set(xlabel=r"$n$", ylabel="regret")
     legend(made, layout)
     return made.figure
 
@@ -60,13 +62,19 @@ def _panel(axes: Axes, rows: pd.DataFrame, styles: dict[str, Look]) -> None:
         low = own["regret_low"].where(own["regret_low"] > 0, own["regret"])
         curve(axes, own["n"], own["regret"], styles[str(name)], low=low, high=own["regret_high"])
     log_axis(axes, "both")
-    if rows.empty:
+
+
+def _references(axes: Axes, prefix: str) -> None:
+    """Draw the two rates, from above the highest point on the left."""
+    drawn = [np.asarray(line.get_xydata()) for line in axes.get_lines()]
+    if not drawn:
         return
-    first = rows[rows["n"] == rows["n"].min()]["regret"].max()
-    sizes = np.array(sorted(rows["n"].unique()), dtype=np.float64)
+    points = np.concatenate(drawn)
+    sizes = np.unique(points[:, 0])
+    first = 1.5 * float(points[points[:, 0] == sizes[0], 1].max())
     for power, label, dashes in _RATES:
-        axes.plot(sizes, 1.5 * first * (sizes / sizes[0]) ** power, color=GREY, linewidth=0.9,
-                  linestyle=dashes, label=label)  # fmt: skip
+        axes.plot(sizes, first * (sizes / sizes[0]) ** power, color=GREY, linewidth=0.9,
+                  linestyle=dashes, label=prefix + label)  # fmt: skip
 
 
 def _caption(tables: Tables) -> str:

@@ -74,10 +74,11 @@ def _caption(tables: Tables) -> str:
     return caption(
         "Regret of chiPO and its rivals at a beta that other environments chose (a), and the "
         "probability that chiPO has the lower regret on the same environment and data, ties one "
-        "half (b); over all policies, and over the regularized optima of the same 16 rewards at "
+        "half (b); over all policies, and over the regularized optima of the same 16 rewards (the "
+        "truth and 15 copies with noise, whose ranges are mostly larger) at "
         "the learner's beta; over all policies chiPO, DPO and RLHF with chi-squared are told the "
         "range of the reward, which RPO and IPO have no use for; pessimism is that over the "
-        "likelihood-ratio set of the rewards",
+        "likelihood-ratio set of the rewards; RPO's eta is 0.05",
         varies="the learner and the class of policies",
         seeds=f"{int(scores['count'].iloc[0])} environments for each point, one dataset each",
         interval="95% BCa bootstrap interval of the interquartile mean (a), Clopper-Pearson, 95% "

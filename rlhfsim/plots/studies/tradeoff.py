@@ -12,14 +12,14 @@ from rlhfsim.plots.venues import Layout
 TABLES = ("tradeoff_curves", "tradeoff_split")
 
 #: Learners of the first panel, told apart in grey; those of the other two.
-_SHOWN = ("rlhf-kl", "rlhf-chi2", "rlhf-mixed", "ipo", "rpo", "power", "demonstrations")
+_SHOWN = ("rlhf-kl", "rlhf-chi2", "rlhf-mixed", "ipo", "rpo", "demonstrations")
 _SPLIT = _SHOWN[:3]
 
 
 def plot(tables: Tables, layout: Layout) -> Figure:
     """Return the three panels."""
     every, split = (tables[name] for name in TABLES)
-    made = panels(layout, 3, per_row=3, ratio=1.0)
+    made = panels(layout, 3, per_row=3, ratio=0.95)
     first, second, third = made.axes
     for axes, table, y, names in (
         (first, every, "regret", _SHOWN), (second, split, "bias", _SPLIT),

@@ -26,6 +26,8 @@ _STEPS = (300, 3000)
 _FIT = {"model": "tabular", "ridge": 0.1}
 #: The optimum, and what gradient descent has of it after so many steps.
 EXACT = "optimum"
+#: The direct method without KL.
+NO_KL = "chiPO, gamma 0"
 
 STUDY = Study.from_dict(
     {
@@ -57,6 +59,9 @@ STUDY = Study.from_dict(
                 for g in _GAMMAS
                 for b in _TRAINED_AT
             ),
+            # Refused, which is the answer for gamma = 0: its link is bounded below.
+            {"method": "f-DPO", "label": NO_KL, "divergence": "chi2", "grid": [1.0],
+             "policies": {"kind": "tabular", "ridge": 0.1}},
         ],
         "n": [300],
         "beta": list(_BETAS),
@@ -74,6 +79,7 @@ def analyse(rows: pd.DataFrame, study: Study) -> StudyResult:
     each = cells.groupby([*point, "environment"], sort=False, as_index=False)["regret"].mean()
     curves = means(each, point, "regret").rename(columns={"parameter_value": "beta"})
     tuned = {key: _tuned(own) for key, own in cells.groupby(["route", "gamma"], sort=False)}
+    without = _without_kl(rows)
     best = pd.DataFrame([_summary(route, gamma, t) for (route, gamma), t in tuned.items()])
     return StudyResult(
         name=study.name,
@@ -81,8 +87,8 @@ def analyse(rows: pd.DataFrame, study: Study) -> StudyResult:
         question=study.question,
         settings={"cells": study.cells, "seeds": study.seeds, "n": list(study.n)},
         tables={"gamma_curves": curves, "gamma_best": best},
-        findings=_findings(tuned),
-        answer=_answer(best),
+        findings=(*_findings(tuned), without),
+        answer=_answer(best, tuned, without),
     )
 
 
@@ -127,7 +133,7 @@ def _against_usual(route: str, tuned: dict[tuple[str, float], FloatArray]) -> Fi
     least = min(g for r, g in tuned if r == route)
     mine, usual = tuned[route, least], tuned[route, 1.0]
     d = paired_comparison(mine, usual).difference
-    name = "the optimum" if route == EXACT else f"chiPO trained for {route}"
+    name = _title(route)
     return Finding(
         claim=f"{name}: the regret at gamma = {least:g} is that at gamma = 1",
         source=_SOURCE,
@@ -138,17 +144,39 @@ def _against_usual(route: str, tuned: dict[tuple[str, float], FloatArray]) -> Fi
     )  # fmt: skip
 
 
-def _answer(best: pd.DataFrame) -> str:
+def _without_kl(rows: pd.DataFrame) -> Finding:
+    """Return whether the direct method is refused at gamma = 0."""
+    errors = rows.loc[rows["learner"] == NO_KL, "error"]
+    refused = errors.str.contains("f'(0+)", regex=False).fillna(False)
+    holds = len(errors) > 0 and bool(refused.all())
+    return Finding(
+        claim="chiPO at gamma = 0 has no normalized optimum over all policies: its link is "
+        "bounded below",
+        source=_SOURCE,
+        measured=f"refused in {int(refused.sum())} of {len(errors)} datasets",
+        verdict="holds" if holds else "VIOLATED",
+        expected=holds, table="gamma_best", computed_by=f"{_HERE}.analyse",
+    )  # fmt: skip
+
+
+def _title(route: str) -> str:
+    return "the optimum" if route == EXACT else f"chiPO trained for {route}"
+
+
+def _answer(
+    best: pd.DataFrame, tuned: dict[tuple[str, float], FloatArray], without: Finding
+) -> str:
     parts = []
     for route, own in best.groupby("route", sort=False):
-        some = own.set_index("gamma")
-        told = [
-            f"{some.loc[g, 'regret']:.3f} [{some.loc[g, 'regret_low']:.3f}, "
-            f"{some.loc[g, 'regret_high']:.3f}] at gamma = {g:g}"
-            for g in (some.index.min(), 1.0)
-        ]
-        name = "the optimum" if route == EXACT else f"chiPO trained for {route}"
-        parts.append(f"{name} has regret {' and '.join(told)}")
+        regret = own.set_index("gamma")["regret"]
+        least = regret.index.min()
+        d = paired_comparison(tuned[str(route), least], tuned[str(route), 1.0]).difference
+        parts.append(
+            f"{_title(str(route))} has regret {regret[least]:.3f} at gamma = {least:g} against "
+            f"{regret[1.0]:.3f} at gamma = 1 (difference {d.estimate:+.3f} [{d.low:+.3f}, "
+            f"{d.high:+.3f}])"
+        )
+    parts.append(f"at gamma = 0 the direct method is {without.measured}")
     return f"At its best beta {'; '.join(parts)}."
 
 

@@ -94,6 +94,7 @@ def analyse(rows: pd.DataFrame, study: Study) -> StudyResult:
             for found in (_at_best(good, name, learner),)
         ]
     )
+    against = _against_kl(good, study)
     paths = good.groupby(["instance", "learner", "parameter_value"], sort=False)
     curves = paths[["regret", "bias", "estimation_error"]].mean().reset_index()
     return StudyResult(
@@ -106,10 +107,11 @@ def analyse(rows: pd.DataFrame, study: Study) -> StudyResult:
         },
         tables={
             "noise_best": best,
+            "noise_against_kl": against,
             "noise_curves": curves.rename(columns={"parameter_value": "beta"}),
         },
-        findings=_findings(good, best),
-        answer=_answer(good, best),
+        findings=_findings(good, best, against),
+        answer=_answer(best, against),
     )  # fmt: skip
 
 
@@ -179,25 +181,26 @@ def _untuned(rows: pd.DataFrame, instance: str, learner: str) -> FloatArray:
 # ---- findings -----------------------------------------------------------------------------------
 
 
-def _findings(rows: pd.DataFrame, best: pd.DataFrame) -> tuple[Finding, ...]:
+def _findings(rows: pd.DataFrame, best: pd.DataFrame, against: pd.DataFrame) -> tuple[Finding, ...]:
     return (
         *(_grows(rows, learner) for learner in LEARNERS),
-        *(
-            _against_kl(rows, instance, learner)
-            for instance in ("noise 0", "noise 0.4", "raters 8")
-            for learner in LEARNERS[1:]
-        ),
+        *(_compared(against, learner) for learner in LEARNERS[1:]),
         _moves(best),
         _monotone(rows),
     )
 
 
 def _finding(
-    claim: str, source: str, measured: str, verdict: str, expected: bool | None
+    claim: str,
+    source: str,
+    measured: str,
+    verdict: str,
+    expected: bool | None,
+    table: str = "noise_best",
 ) -> Finding:
     return Finding(
         claim=claim, source=source, measured=measured, verdict=verdict, expected=expected,
-        table="noise_best", computed_by=f"{_HERE}.analyse",
+        table=table, computed_by=f"{_HERE}.analyse",
     )  # fmt: skip
 
 
@@ -229,15 +232,38 @@ def _difference(rows: pd.DataFrame, instance: str, first: str, second: str) -> I
     return paired_comparison(own, other).difference
 
 
-def _against_kl(rows: pd.DataFrame, instance: str, learner: str) -> Finding:
-    d = _difference(rows, instance, learner, "rlhf-kl")
+def _against_kl(rows: pd.DataFrame, study: Study) -> pd.DataFrame:
+    """Return the difference in regret from KL of every other learner under every law of labels."""
+    found = []
+    for varies, level, instance in _conditions(study)[:-1]:
+        for learner in LEARNERS[1:]:
+            d = _difference(rows, instance, learner, "rlhf-kl")
+            found.append((varies, level, learner, d.estimate, d.low, d.high, _verdict(d)))
+    columns = ["varies", "level", "learner", "difference", "low", "high", "verdict"]
+    return pd.DataFrame(found, columns=columns)
+
+
+def _verdict(difference: Interval) -> str:
+    if difference.high < 0:
+        return "lower"
+    return "higher" if difference.low > 0 else "no difference seen"
+
+
+def _compared(against: pd.DataFrame, learner: str) -> Finding:
+    own = against[against["learner"] == learner]
+    told = "; ".join(
+        f"{row['varies']} {row['level']:g} {row['difference']:+.4f} "
+        f"[{row['low']:+.4f}, {row['high']:+.4f}]"
+        for _, row in own.iterrows()
+    )
+    lower, higher = ((own["verdict"] == word).sum() for word in ("lower", "higher"))
     return _finding(
-        f"{learner} loses less than rlhf-kl at {instance}",
+        f"{learner} against rlhf-kl, under each law of the labels",
         "arXiv 2407.13399",
-        f"difference in regret, each at its best beta, {d.estimate:+.4f} "
-        f"[{d.low:+.4f}, {d.high:+.4f}]",
-        "lower" if d.high < 0 else "higher" if d.low > 0 else "no difference seen",
+        f"difference in regret, each at its best beta: {told}",
+        f"lower under {lower}, higher under {higher} of {len(own)}",
         None,
+        "noise_against_kl",
     )
 
 
@@ -275,7 +301,7 @@ def _monotone(rows: pd.DataFrame) -> Finding:
     )
 
 
-def _answer(rows: pd.DataFrame, best: pd.DataFrame) -> str:
+def _answer(best: pd.DataFrame, against: pd.DataFrame) -> str:
     noise = best[best["varies"] == "noise"]
     most = noise["level"].max()
     parts = []
@@ -288,12 +314,15 @@ def _answer(rows: pd.DataFrame, best: pd.DataFrame) -> str:
     raters = best[best["varies"] == "raters"]
     spread = raters["level"].max()
     told = raters[raters["level"] == spread].set_index("learner")["regret"]
-    d = _difference(rows, f"noise {most:g}", "rlhf-chi2", "rlhf-kl")
+    chi2 = against[(against["learner"] == "rlhf-chi2") & (against["varies"] == "noise")]
+    gaps = ", ".join(
+        f"{row['difference']:+.3f} [{row['low']:+.3f}, {row['high']:+.3f}] at {row['level']:g}"
+        for _, row in chi2.iterrows()
+    )
     return (
         f"With {100 * most:g} % of the labels flipped the regret at the best beta goes "
-        f"{', '.join(parts)}; chi2 less KL is then {d.estimate:+.3f} [{d.low:+.3f}, "
-        f"{d.high:+.3f}]; with raters of temperatures 1/{spread:g} and {spread:g} it is "
-        f"{told['rlhf-kl']:.3f} for KL and {told['rlhf-chi2']:.3f} for chi2."
+        f"{', '.join(parts)}; chi2 less KL is {gaps}; with raters of temperatures 1/{spread:g} "
+        f"and {spread:g} it is {told['rlhf-kl']:.3f} for KL and {told['rlhf-chi2']:.3f} for chi2."
     )
 
 

@@ -10,7 +10,7 @@ import pandas as pd
 from rlhfsim.findings import Finding, StudyResult
 from rlhfsim.randomness import generator_for
 from rlhfsim.statistics import interquartile_mean, paired_comparison, stratified_bootstrap
-from rlhfsim.studies.shipped.base import Shipped, succeeded
+from rlhfsim.studies.shipped.base import Shipped
 from rlhfsim.studies.study import Study
 from rlhfsim.studies.tuning import along, cross_fitted, halves
 
@@ -35,6 +35,8 @@ _BOUNDED = ("chipo", "dpo")
 _PESSIMISM: dict[str, dict[str, Any]] = {
     "pessimistic-likelihood": {
         "method": "pessimistic-likelihood", "reward": {"model": "finite", "size": 16},
+        # Below, no solution can be certified on some environments.
+        "grid": (0.03, 0.1, 0.3, 1.0, 3.0),
     },
     "rlhf-chi2": {
         "method": "RLHF", "divergence": "chi2", "reward": {"model": "tabular", "r_max": "range"},
@@ -57,8 +59,8 @@ STUDY = Study.from_dict(
         "instances and data?",
         "instances": [
             {
-                "family": "random", "prompts": 2, "responses": 8, "skew": 2.0,
-                "reward_scale": 2.0, "environments": 240,
+                "family": "aligned", "prompts": 2, "responses": 10, "exponent": 2.0,
+                "trend": 0.6, "reward_scale": 2.0, "environments": 240,
             }
         ],
         "learners": [
@@ -69,7 +71,7 @@ STUDY = Study.from_dict(
             ),
         ],
         "n": [100],
-        "beta": {"start": 1e-2, "stop": 10.0, "points": 7},
+        "beta": [0.01, 0.03, 0.1, 0.3, 1.0, 3.0],
         "seeds": 1,
         "testing": {"environments": 8, "grid": 3},
     }
@@ -77,8 +79,12 @@ STUDY = Study.from_dict(
 
 
 def analyse(rows: pd.DataFrame, study: Study) -> StudyResult:
-    """Return interquartile means, and paired comparisons of chiPO with each rival of its class."""
-    good = succeeded(rows)
+    """Return interquartile means, and paired comparisons of chiPO with each rival of its class.
+
+    An environment in which any learner failed is left out for all.
+    """
+    failed = set(rows.loc[rows["error"].notna(), "environment"])
+    good = rows[~rows["environment"].isin(failed)]
     tuned, betas = {}, {}
     for label, some in good.groupby("learner", sort=False):
         table = along(some, "regret", ("environment",))
@@ -94,7 +100,8 @@ def analyse(rows: pd.DataFrame, study: Study) -> StudyResult:
         title=study.title,
         question=study.question,
         settings={"cells": study.cells, "environments": len(study.environments),
-                  "n": list(study.n), "level of each comparison": level},
+                  "left out, as a learner failed": len(failed), "n": list(study.n),
+                  "level of each comparison": level},
         tables={"rivals_scores": scores, "rivals_pairs": compared},
         findings=tuple(_finding(row) for _, row in compared.iterrows()),
         answer=_answer(scores, compared),

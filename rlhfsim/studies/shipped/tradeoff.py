@@ -234,12 +234,16 @@ def _answer(best: pd.DataFrame) -> str:
         parts.append(
             f"{title} has regret {row['regret']:.3f} [{row['regret_low']:.3f}, "
             f"{row['regret_high']:.3f}] at beta near {row['beta']:.2g}, within "
-            f"{100 * (FACTOR - 1):.0f} % of its best over {row['width']:.2f} decades of beta "
-            f"[{row['width_low']:.2f}, {row['width_high']:.2f}]"
+            f"{100 * (FACTOR - 1):.0f} % of its best over {_open(row)}{row['width']:.2f} decades "
+            f"of beta [{row['width_low']:.2f}, {row['width_high']:.2f}]"
         )
     return (
         f"Of {len(best)} learners at a beta chosen on other environments: " + "; ".join(parts) + "."
     )
+
+
+def _open(row: pd.Series) -> str:
+    return "at least " if row["open_low"] or row["open_high"] else ""
 
 
 SHIPPED = Shipped(study=STUDY, analyse=analyse, figures=("tradeoff", "tradeoff_windows"))
