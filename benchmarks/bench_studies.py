@@ -146,7 +146,7 @@ def peers(grid: Study, rows: object) -> dict[str, tuple[float, float]]:
     layout, rng = Layout(grid), np.random.default_rng(0)
     chosen = rng.choice(grid.cells, size=LOOP_CELLS, replace=False)
     spec = grid.instances[0]
-    scene = spec.scene(generator_for(grid.name, f"instance {spec.key}/0", 0), 0)
+    scene = spec.scene(generator_for(grid.name, f"instance {spec.scene_key}/0", 0), 0)
     loops = {
         "numpy and scipy": (loop_fit, loop_solve, LOOP_CELLS),
         "cvxpy (Clarabel)": (cvxpy_fit, cvxpy_solve, CVXPY_CELLS),

@@ -35,7 +35,7 @@ def concluded(name, folder):
 def scene_of(study, instance, environment, n):
     """Return a scene of a study and the preferences of its first seed there."""
     spec = study.instances[instance]
-    scene = spec.scene(generator_for(study.name, f"instance {spec.key}/0", environment), 0)
+    scene = spec.scene(generator_for(study.name, f"instance {spec.scene_key}/0", environment), 0)
     rng = generator_for(study.name, f"data {spec.key}/{environment}/{n}", 0)
     return scene, sample_preferences(scene.bandit, n, rng, model=scene.labels)
 

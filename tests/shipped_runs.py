@@ -23,7 +23,9 @@ def scene_and_data(study, row):
     """Return the scene and the preferences of a cell, from their names and seeds alone."""
     spec = study.instances[study.labels[0].index(row["instance"])]
     place = int(row["environment"]), int(row["n"]), int(row["seed"])
-    scene = spec.scene(generator_for(study.name, f"instance {spec.key}/0", place[0]), place[1])
+    scene = spec.scene(
+        generator_for(study.name, f"instance {spec.scene_key}/0", place[0]), place[1]
+    )
     rng = generator_for(study.name, f"data {spec.key}/{place[0]}/{place[1]}", place[2])
     return scene, sample_preferences(scene.bandit, place[1], rng, model=scene.labels)
 

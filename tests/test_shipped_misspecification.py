@@ -50,7 +50,9 @@ def learner_of(name, beta, features):
 
 def scene_of(environment):
     (spec,) = SMALL.instances
-    return spec, spec.scene(generator_for(STUDY.name, f"instance {spec.key}/0", environment), N)
+    return spec, spec.scene(
+        generator_for(STUDY.name, f"instance {spec.scene_key}/0", environment), N
+    )
 
 
 @pytest.mark.parametrize("kept", [8, 2])

@@ -43,7 +43,7 @@ def test_metrics_come_behind_those_that_every_cell_has():
 def test_cells_by_hand(rows):
     study, found = rows
     spec = study.instances[0]
-    scene = spec.scene(generator_for(study.name, f"instance {spec.key}/0", 1), 30)
+    scene = spec.scene(generator_for(study.name, f"instance {spec.scene_key}/0", 1), 30)
     bandit, span = scene.bandit, np.ptp(scene.bandit.reward, axis=1).max()
     data = sample_preferences(bandit, 30, generator_for(study.name, f"data {spec.key}/1/30", 2))
     points = study.points

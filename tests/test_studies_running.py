@@ -68,7 +68,7 @@ def test_cells_are_what_a_loop_by_hand_gives(finished):
     for number in range(study.groups):
         group = Layout(study).group(number)
         spec = study.instances[group.instance]
-        rng = generator_for("small", f"instance {spec.key}/0", group.environment)
+        rng = generator_for("small", f"instance {spec.scene_key}/0", group.environment)
         scene = spec.scene(rng, 0)
         name = f"{spec.key}/{group.environment}/{group.n}"
         data = sample_preferences(
@@ -381,7 +381,7 @@ def test_bias_is_the_regret_on_expected_counts(tmp_path):
     mine = rows[(rows["learner"] == study.labels[1][0]) & (rows["n"] == 40)]
     spec = study.instances[0]
     for environment in (0, 1):
-        rng = generator_for("small", f"instance {spec.key}/0", environment)
+        rng = generator_for("small", f"instance {spec.scene_key}/0", environment)
         scene = spec.scene(rng, 0)
         law = population_pairs(scene.bandit)
         expected = type(law)(
@@ -441,7 +441,10 @@ def test_export(finished, tmp_path):
     assert set(only["metric"]) == {"kl"}
 
 
-def test_memory_does_not_grow_with_the_cells(tmp_path):
+def test_memory_does_not_grow_with_the_cells(tmp_path, monkeypatch):
+    """What hands out tasks and writes the table holds a block of cells, whatever their number."""
+    monkeypatch.setattr("rlhfsim.studies.results._BLOCK", 2000)
+
     def peak(seeds):
         study = Study.from_dict(
             {
@@ -451,18 +454,37 @@ def test_memory_does_not_grow_with_the_cells(tmp_path):
                 "n": [0], "beta": {"start": 0.1, "stop": 10.0, "points": 200}, "seeds": seeds,
             }
         )  # fmt: skip
+        folder = tmp_path / str(seeds)
+        run_study(study, folder, workers=1, task_seconds=0.3)
+        (folder / "results.parquet").unlink()
         tracemalloc.start()
-        run_study(study, tmp_path / str(seeds), workers=1, task_seconds=0.05)
+        run_study(study, folder, workers=1)
         _, most = tracemalloc.get_traced_memory()
         tracemalloc.stop()
         return most, study.cells
 
-    peak(10)  # loads and compiles what is needed
-    (few, cells), (many, more) = peak(100), peak(400)
-    # 8 bytes to put a cell in its place and what goes with it; its rows would be a kilobyte.
+    peak(20)  # loads what is needed
+    (few, cells), (many, more) = peak(20), peak(100)
+    # 8 bytes to put a cell in its place, and what goes with it; its rows are a kilobyte.
     assert many - few < 64 * (more - cells)
 
 
 def test_results_are_written_in_blocks(finished):
     file = pq.ParquetFile(finished / "results.parquet")
     assert file.metadata.num_rows == small().cells * len(ALWAYS)
+
+
+def test_instances_that_differ_in_labels_alone_have_the_same_environments():
+    first, second = (
+        {"family": "random", "responses": 4, "labels": {"noise": noise}} for noise in (0.0, 0.3)
+    )
+    study = small(instances=[first, second], bias=False)
+    one, two = study.instances
+    assert one.key != two.key
+    assert one.scene_key == two.scene_key == one.key
+    rows = evaluate(study, [Piece(0), Piece(study.groups // 2)]).columns
+    size = len(study.points)
+    # The data differ, the best value does not: value and regret sum to the same.
+    best = rows["value"] + rows["regret"]
+    np.testing.assert_allclose(best[:size], best[size:], rtol=1e-14)
+    assert (rows["value"][:size] != rows["value"][size:]).any()

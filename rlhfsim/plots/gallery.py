@@ -109,7 +109,9 @@ def _answers(folder: Path) -> dict[str, str]:
     except ValueError:
         return {}
     return {
-        result.name.replace("-", "_"): f"**{_escaped(result.question)}** {_escaped(result.answer)}\n\n"
+        result.name.replace(
+            "-", "_"
+        ): f"**{_escaped(result.question)}** {_escaped(result.answer)}\n\n"
         for result in saved.results
         if result.answer
     }

@@ -119,6 +119,15 @@ class _Family(Spec):
         """What identifies the instance in saved results: its settings but for the label."""
         return key_of(self.content(leave_out=("label", "environments")))
 
+    @property
+    def scene_key(self) -> str:
+        """What its environments are drawn by: the settings but for the law of the labels.
+
+        Instances that differ in their labels alone then have the same environments, and can be
+        compared in pairs.
+        """
+        return self.model_copy(update={"labels": Labels()}).key
+
     def scene(self, rng: np.random.Generator, n: int) -> Scene:
         """Return one environment of the family."""
         built = self._build(rng, n)

@@ -117,6 +117,7 @@ class _Worker:
         self.study = study
         self.layout = Layout(study)
         self._keys = [method.key for method in study.learners]
+        self._draws = [method.draws_numbers for method in study.learners]
         self._companion = study.labels[1].index(study.companion) if study.companion else None
         #: How many values a cell has before the regret is split.
         self._width = len(study.metrics) - (len(SPLIT) if study.bias else 0)
@@ -156,7 +157,9 @@ class _Worker:
         n = group.n if spec.varies_with_n else 0
         key = group.instance, group.environment, n, points
         if key not in self._stages:
-            rng = generator_for(self.study.name, f"instance {spec.key}/{n}", group.environment)
+            rng = generator_for(
+                self.study.name, f"instance {spec.scene_key}/{n}", group.environment
+            )
             self._stages[key] = self._build(spec.scene(rng, n), points)
             if len(self._stages) > _STAGES:
                 self._stages.popitem(last=False)
@@ -196,14 +199,12 @@ class _Worker:
         self, group: Group, points: Points, stage: _Stage
     ) -> list[np.random.Generator | None]:
         """Return a generator for each learner that draws; along a grid all draw the same."""
-        generators: list[np.random.Generator | None] = []
-        seed = 0 if self.study.exact else group.seed
-        for place in stage.places:
-            method, _ = points[place]
-            draws = self.study.learners[method].draws_numbers
-            cell = f"fit {self._name(group)}/{self._keys[method]}"
-            generators.append(generator_for(self.study.name, cell, seed) if draws else None)
-        return generators
+        name, seed = self._name(group), 0 if self.study.exact else group.seed
+        cells = {k: f"fit {name}/{key}" for k, key in enumerate(self._keys) if self._draws[k]}
+        methods = [points[place][0] for place in stage.places]
+        return [
+            generator_for(self.study.name, cells[k], seed) if k in cells else None for k in methods
+        ]
 
     # ---- measuring ----------------------------------------------------------------------------
 

@@ -204,18 +204,10 @@ def _finding(
     )  # fmt: skip
 
 
-def welch(first: FloatArray, second: FloatArray, level: float = 0.95) -> Interval:
-    """Return the difference of the means of two independent samples with Welch's interval."""
-    from scipy.stats import ttest_ind
-
-    found = ttest_ind(first, second, equal_var=False).confidence_interval(level)
-    return Interval(float(first.mean() - second.mean()), float(found.low), float(found.high), level,
-                    "Welch's t")  # fmt: skip
-
-
 def _grows(rows: pd.DataFrame, learner: str) -> Finding:
     noisy, clean = (tuned(_path(rows, name, learner)[1]) for name in ("noise 0.4", _CLEAN))
-    d = welch(noisy, clean)
+    # The same environments under both laws of labels.
+    d = paired_comparison(noisy, clean).difference
     return _finding(
         f"{learner}: regret is larger with 40 % of the labels flipped than with none",
         "arXiv 2403.00409",
