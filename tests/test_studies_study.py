@@ -215,10 +215,10 @@ def test_files_that_cannot_be_read(tmp_path):
         load_study(tmp_path / "none.toml")
     bad = tmp_path / "bad.toml"
     bad.write_text("name = ")
-    with pytest.raises(ValueError, match="bad.toml is not valid"):
+    with pytest.raises(ValueError, match=r"bad\.toml is not valid"):
         load_study(bad)
     bad.write_text("name = 'x'\nn = [1]\n")
-    with pytest.raises(ValueError, match="bad.toml: instances: field required"):
+    with pytest.raises(ValueError, match=r"bad\.toml: instances: field required"):
         load_study(bad)
 
 

@@ -246,4 +246,4 @@ def caption(text: str, *, varies: str, seeds: int | str | None, interval: str | 
 
 
 def _sentence(text: str) -> str:
-    return text.strip().rstrip(".") + "."
+    return " ".join(text.split()).rstrip(".") + "."
