@@ -23,6 +23,7 @@ from rlhfsim.claims.divergences import DIVERGENCE_CLAIMS, PairClaim, Pairs, samp
 from rlhfsim.claims.dpo import DPO_CLAIMS
 from rlhfsim.claims.f_divergences import F_DIVERGENCE_CLAIMS
 from rlhfsim.claims.f_dpg import F_DPG_CLAIMS
+from rlhfsim.claims.games import GAME_CLAIMS
 from rlhfsim.claims.general_optima import GENERAL_OPTIMA_CLAIMS
 from rlhfsim.claims.gibbs import GIBBS_CLAIMS
 from rlhfsim.claims.identification import IDENTIFICATION_CLAIMS
@@ -81,6 +82,7 @@ CLAIMS: tuple[Checkable, ...] = (
     *DISTRIBUTION_CLAIMS,
     *PESSIMISM_CLAIMS,
     *PREFERENCE_CLAIMS,
+    *GAME_CLAIMS,
     *INFERENCE_CLAIMS,
     *INFALIGN_CLAIMS,
     *CALIBRATION_CLAIMS,
