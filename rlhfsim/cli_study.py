@@ -107,7 +107,10 @@ def status(folder: Annotated[Path, typer.Argument(help="Folder of a study.")]) -
     print(f"{Store.open(folder).study.name}: {found.done:,} of {found.cells:,} cells, "
           f"{found.parts} parts")  # fmt: skip
     if found.unreadable:
-        print(f"{found.unreadable} parts are damaged or of another version; resume runs them again")
+        print(
+            f"{found.unreadable} parts cannot be used (damaged, of another version, or without a "
+            "metric that is asked for); resume runs their cells again"
+        )
     print("finished" if found.complete else "not finished")
     if not found.complete:
         raise typer.Exit(1)

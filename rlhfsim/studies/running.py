@@ -115,7 +115,11 @@ def run_study(
         _log.info("%s: %d cells, %s", study.name, study.cells, made_by())
         finished = store.finished()
         for path in finished.unreadable:
-            _log.warning("%s is damaged or of another version; its cells are run again", path.name)
+            _log.warning(
+                "%s cannot be used (damaged, of another version, or without a metric that is asked "
+                "for); its cells are run again",
+                path.name,
+            )
         if finished.count < study.cells:
             _Run(store, finished, executor, count, threads, seconds, progress).run()
             finished = store.finished()
