@@ -33,10 +33,10 @@ def slow(**changes):
         "learners": [
             {
                 "method": "trained", "loss": "DPO", "beta": 0.1, "learning_rate": 0.5,
-                "batch": 4, "grid": [500, 1000, 2000],
+                "batch": 4, "grid": [5000, 10_000, 20_000],
             }
         ],
         "n": [50],
-        "seeds": 30,
+        "seeds": 40,
     }  # fmt: skip
     return Study.from_dict(settings | changes)

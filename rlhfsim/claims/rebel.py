@@ -156,7 +156,7 @@ REBEL_CLAIMS: tuple[Claim[Labelled] | ProblemClaim, ...] = (
     ProblemClaim(
         "three points of KL regularization",
         "J(pi*) - J(pi^) = beta [KL(pi* || p) - KL(pi^ || p) - KL(pi* || pi^)] "
-        "+ E_pi*[r* - r^] - E_pi^[r* - r^]",
+        "+ E[r* - r^ | pi*] - E[r* - r^ | pi^]",
         f"{_SOURCE}, 2310.17303; mirror descent",
         "identity",
         lambda x: regret(_covered(x), KL_REGULARIZER),

@@ -132,8 +132,11 @@ def minimize(problem: Smooth, start: FloatArray | None = None, steps: int = _STE
         step = _direction(gradient, hessian, problem.ridge)
         if step is None:
             break
-        s = _advance(problem, s, step, float(gradient @ step))
-        s = s - s.mean()
+        moved = _advance(problem, s, step, float(gradient @ step))
+        if moved is s:
+            # No part of the step lowers F any more, and the next step would be the same one.
+            break
+        s = moved - moved.mean()
         if np.abs(step).max() <= _FINAL_STEP * (1.0 + np.abs(s).max()):
             break
     gradient, _, size = problem.derivatives(s)
