@@ -74,7 +74,8 @@ def read(path: Path, metrics: Sequence[str], made_by: str) -> Rows | None:
         return None
     if hashlib.sha256(content).hexdigest() != path.stem:
         return None
-    table = pq.read_table(io.BytesIO(content))
+    # Without threads, which may outlive a short command and abort it (apache/arrow#33975, #34314).
+    table = pq.read_table(pa.BufferReader(content), use_threads=False, pre_buffer=False)
     about = json.loads((table.schema.metadata or {}).get(_ABOUT, b"{}"))
     if about.get(_MADE_BY) != made_by or not {*PLACE, *metrics, "error"} <= {*table.column_names}:
         return None

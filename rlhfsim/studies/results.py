@@ -177,7 +177,7 @@ def read_results(folder: str | PathLike[str], metrics: tuple[str, ...] = ()) -> 
         if name not in store.study.metrics:
             known = ", ".join(store.study.metrics)
             raise ValueError(f"metrics has {name!r}; the study has {known}")
-    table = pq.read_table(path, filters=chosen)
+    table = pq.read_table(path, filters=chosen, use_threads=False, pre_buffer=False)
     return table.to_pandas()
 
 
