@@ -16,6 +16,9 @@ from typing import Any
 #: Name prefix of what is still being written; a reader never looks at it.
 TEMPORARY_PREFIX = ".rlhfsim-partial-"
 
+#: Bytes from which a Parquet file is read by several threads.
+_LARGE = 1 << 24
+
 #: Name of the file that lists a run's files with their SHA-256.
 MANIFEST = "manifest.json"
 
@@ -108,7 +111,12 @@ def read_parquet(path: str | PathLike[str]) -> Any:
     import pyarrow.parquet as pq
 
     try:
-        return pq.read_table(path, page_checksum_verification=True)
+        # Threads may outlive a short command and abort it at its end (apache/arrow#34314); they are
+        # worth that only where reading takes a while.
+        large = Path(path).stat().st_size > _LARGE
+        return pq.read_table(
+            path, page_checksum_verification=True, use_threads=large, pre_buffer=large
+        )
     except (OSError, pa.ArrowException) as error:
         reason = str(error).splitlines()[0]
         raise ValueError(f"{os.fspath(path)} is not a readable Parquet file: {reason}") from error
