@@ -44,10 +44,23 @@ class FigureSpec:
         return set(self.tables) <= set(tables) and self.applies(tables)
 
     def draw(self, tables: Tables, layout: Layout = SCREEN) -> Drawing:
-        """Return the figure for a layout, ready to be saved."""
-        with styled(layout):
-            figure = self.plot(tables, layout)
-        return Drawing(figure, layout, self.caption_of(tables))
+        """Return the figure for a layout, ready to be saved.
+
+        Raises
+        ------
+        ValueError
+            If a table lacks a column, as one of an earlier version may.
+        """
+        try:
+            with styled(layout):
+                figure = self.plot(tables, layout)
+            caption = self.caption_of(tables)
+        except KeyError as error:
+            names = ", ".join(self.tables)
+            raise ValueError(
+                f"tables {names} have no column {error}; another version made them: run again"
+            ) from error
+        return Drawing(figure, layout, caption)
 
     def caption_of(self, tables: Tables) -> str:
         """Return the caption of what these tables hold."""
