@@ -286,5 +286,5 @@ def test_redraw_refuses_before_it_writes(tmp_path):
 def test_tables_of_another_version_are_refused_by_name():
     spec = FIGURES["proposition_a1"]
     tables = {name: pd.DataFrame({"other": [1.0]}) for name in spec.tables}
-    with pytest.raises(ValueError, match="have no column .* another version made them"):
+    with pytest.raises(ValueError, match=r"have no column .* another version made them"):
         spec.draw(tables)
