@@ -254,4 +254,4 @@ def proposition_a1_floor_by_log(log_n: ArrayLike) -> FloatArray:
     # ln 3 as any library may round it.
     size = checks.as_at_least("log_n", log_n, math.log(3.0) * (1.0 - 1e-12))
     rest = 1.0 - 2.0 * np.exp(-size)
-    return np.asarray(rest / (np.e + rest) / (2.0 * size))[()]
+    return np.asarray(rest / (math.e + rest) / (2.0 * size))[()]
