@@ -1,4 +1,8 @@
-"""Whether the factor `e^{R_max}` of chiPO's Theorem 3.1 is visible: regret against the range."""
+"""Whether the factor `e^{R_max}` of chiPO's Theorem 3.1 is visible: regret against the range.
+
+The exponent depends on n and on how rare the good responses are: with five times the preferences
+and rarer ones it was 0.36 to 0.44 in a first run, as far below the 2 of the theorem.
+"""
 
 from __future__ import annotations
 
