@@ -8,6 +8,7 @@ from rlhfsim import sample_preferences, total_variation
 from rlhfsim.data import PreferenceData
 from rlhfsim.learners import DPO, ChiPO, TabularPolicies
 from rlhfsim.randomness import generator_for
+from rlhfsim.studies import read_results, run_study, wide
 from rlhfsim.studies.measures import ALWAYS, apart, likelihoods
 from rlhfsim.studies.work import Piece, evaluate
 
@@ -159,3 +160,14 @@ def test_a_bound_is_a_number_or_the_range():
     scene = study.instances[0].scene(np.random.default_rng(0), 5)
     widest = max(row.max() - row.min() for row in scene.bandit.reward)
     assert study.learners[0].learner(0.1, scene).r_max == pytest.approx(widest)
+
+
+def test_distances_to_another_companion_are_not_mixed_in(tmp_path):
+    run_study(with_companion(), tmp_path / "changed", workers=1)
+    for study, folder in ((with_companion(companion="dpo"), "changed"),
+                          (with_companion(companion="dpo"), "fresh")):  # fmt: skip
+        run_study(study, tmp_path / folder, workers=1)
+    changed, fresh = (wide(read_results(tmp_path / f)) for f in ("changed", "fresh"))
+    assert changed.equals(fresh)
+    assert (changed.loc[changed["learner"] == "dpo", "apart"] == 0).all()
+    assert (changed.loc[changed["learner"] == "chipo", "apart"] > 0).any()

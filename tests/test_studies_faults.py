@@ -163,7 +163,7 @@ def test_a_damaged_table_is_found_and_written_again(undisturbed, tmp_path):
 
 def test_parts_of_another_version_are_not_mixed_in(undisturbed, tmp_path, monkeypatch):
     folder = tmp_path / "out"
-    monkeypatch.setattr("rlhfsim.studies.running.made_by", lambda: "rlhfsim 0.0")
+    monkeypatch.setattr("rlhfsim.studies.running.made_by", lambda study: "rlhfsim 0.0")
     with pytest.raises(StudyError, match="lost"):
         run_study(slow(), folder, workers=1)
     monkeypatch.undo()
@@ -204,6 +204,9 @@ def test_a_worker_that_is_killed_is_replaced(undisturbed, tmp_path):
 def test_workers_that_keep_dying_end_the_run(tmp_path):
     class Dies:
         """Settings that no worker survives unpickling."""
+
+        def __init__(self, study):
+            pass
 
         def __reduce__(self):
             return os._exit, (1,)

@@ -112,7 +112,7 @@ def run_study(
     )
     store = Store(out, study)
     with store.writing():
-        _log.info("%s: %d cells, %s", study.name, study.cells, made_by())
+        _log.info("%s: %d cells, %s", study.name, study.cells, made_by(study))
         finished = store.finished()
         for path in finished.unreadable:
             _log.warning(
@@ -253,12 +253,14 @@ class _Run:
         for _ in range(_TRIALS):
             if not (task := self._next()):
                 return
-            done = run_task(self._store.study, task, self._threads, made_by())
+            done = run_task(self._store.study, task, self._threads, made_by(self._store.study))
             self._save(done, len(task), growth=math.inf)
 
     def _submit(self, executor: Executor, task: list[Piece]) -> Future[Done]:
         try:
-            return executor.submit(run_task, self._store.study, task, self._threads, made_by())
+            return executor.submit(
+                run_task, self._store.study, task, self._threads, made_by(self._store.study)
+            )
         except BaseException:
             self._again.append(task)
             raise

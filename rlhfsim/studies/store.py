@@ -36,9 +36,16 @@ SETTINGS, RESULTS, LOG, PARTS = "study.json", "results.parquet", "run.log", "par
 _VERSIONS = ("rlhfsim", "numpy", "scipy", "numba", "pyarrow")
 
 
-def made_by() -> str:
-    """Return what results must have in common to be put into one table."""
-    return f"rlhfsim {version('rlhfsim')}"
+def made_by(study: Study) -> str:
+    """Return what results must have in common to be put into one table.
+
+    Besides the version that is the companion, on which cells depend that do not name it.
+    """
+    made = f"rlhfsim {version('rlhfsim')}"
+    if not study.companion:
+        return made
+    companion = study.learners[study.labels[1].index(study.companion)]
+    return f"{made}, apart from {companion.key}"
 
 
 @dataclass(frozen=True)
@@ -132,7 +139,7 @@ class Store:
 
     def read(self, path: Path) -> parts.Rows | None:
         """Return the rows of a part; None if it cannot be used."""
-        return parts.read(path, self.study.metrics, made_by())
+        return parts.read(path, self.study.metrics, made_by(self.study))
 
     def finished(self) -> Finished:
         """Return where every finished cell is; the first of several copies counts."""
