@@ -16,6 +16,8 @@ Positive = Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False)]
 Real = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 Label = Annotated[str, Field(strict=True, max_length=80)]
+#: A divergence by text, such as "chi2 + 0.5 kl".
+DivergenceText = Annotated[str, Field(strict=True)]
 
 
 class Spec(BaseModel):
