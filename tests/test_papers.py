@@ -1,5 +1,6 @@
 """The folders of `paper_repro/` agree with what is measured, and disagreement is caught."""
 
+import re
 import shutil
 import subprocess
 import sys
@@ -34,13 +35,11 @@ def edit(path, old, new):
 
 def test_wrong_number_is_caught_and_exits_with_1(copy):
     edit(copy / "expected.toml", "1.3862943611198906", "1.39")
-    checks = reproduce_paper(copy)
-    assert [c.agrees for c in checks] == [False, True, True, True, True]
     done = subprocess.run(
         [sys.executable, "-m", "rlhfsim", "paper", copy], capture_output=True, text=True
     )
     assert done.returncode == 1
-    assert "NO" in done.stdout
+    assert re.findall(r"\b(NO|yes)\b", done.stdout) == ["NO", "yes", "yes", "yes", "yes"]
 
 
 BAD = [

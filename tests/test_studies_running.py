@@ -367,7 +367,7 @@ def test_exact_expectations_are_sums_over_all_datasets(tmp_path):
     law = dataset_law(scene.bandit, 3)
     assert row["regret"] == pytest.approx(law.expectation(regret), rel=1e-12)
     # And by drawing: the sampled mean is within four standard errors.
-    sampled = Study.from_dict(study.model_dump() | {"seeds": 4000})
+    sampled = Study.from_dict(study.model_dump() | {"seeds": 1000})
     pieces = [Piece(g) for g in range(sampled.groups)]
     drawn = evaluate(sampled, pieces).columns["regret"]
     assert abs(drawn.mean() - row["regret"]) < 4 * drawn.std() / np.sqrt(drawn.size)

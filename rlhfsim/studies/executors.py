@@ -18,6 +18,9 @@ from rlhfsim import checks
 #: Seconds between looks at the jobs of a SLURM cluster.
 _POLL = 0.2
 
+#: Seconds to wait for a cluster to answer.
+CONNECT_SECONDS = 10.0
+
 
 class InProcess(Executor):
     """Runs every task at once, in the calling thread."""
@@ -83,7 +86,7 @@ def dask_cluster(address: str) -> Iterator[Executor]:
     except ImportError:
         raise ValueError("a cluster needs dask: pip install 'rlhfsim[cluster]'") from None
     try:
-        client: Any = Client(address, timeout=10)  # type: ignore[no-untyped-call]
+        client: Any = Client(address, timeout=CONNECT_SECONDS)  # type: ignore[no-untyped-call]
     except (OSError, ValueError) as error:
         raise ValueError(f"cluster is {address!r}; nothing answers there ({error})") from None
     try:
