@@ -18,6 +18,8 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from rlhfsim.cli.printing import console
+
 if TYPE_CHECKING:
     from rlhfsim.studies import Study
     from rlhfsim.studies.store import Store
@@ -44,7 +46,7 @@ def list_() -> None:
         study = shipped.study
         sizes = f"{study.cells:,}", f"{study.for_testing().cells:,}"
         table.add_row(name, *sizes, study.question)
-    _console().print(table)
+    console().print(table)
 
 
 @app.command()
@@ -199,9 +201,3 @@ def _conclude(store: Store) -> None:
     result = conclude(store.folder)
     for finding in result.findings:
         print(f"{finding.claim}: {finding.measured} [{finding.verdict}]")
-
-
-def _console() -> Console:
-    import sys
-
-    return Console() if sys.stdout.isatty() else Console(width=160)
