@@ -216,6 +216,7 @@ def test_rate_of_a_known_power():
     assert result.verdict == "slope -1.0000 [-1.0000, -1.0000] for n = 10..10^3, claimed -1: holds"
     assert result.details == "value x n^(1) from 2 to 2"
     assert (result.instances, result.passed, result.formula) == (3, True, "f")
+    assert result.measured == pytest.approx(-1.0, abs=1e-12)
     # The tolerance is for terms of lower order: 4 % passes, 8 % does not.
     assert rate(lambda n, _: n**-1.04).check().passed
     assert not rate(lambda n, _: n**-1.08).check().passed
@@ -249,7 +250,7 @@ def probability(delta, count, **more):
 def test_probability_of_a_known_count(count, bound, outcome):
     result = probability(0.1, count, bound=bound, replications=1000).check()
     interval = binomtest(count, 1000).proportion_ci(0.999, method="exact")
-    assert result.passed == (outcome == "holds")
+    assert (result.passed, result.measured) == (outcome == "holds", count / 1000)
     assert result.verdict == (
         f"{count} of 1000 = {count / 1000:.4g} [{interval.low:.4g}, {interval.high:.4g}], "
         f"claimed {bound} 0.1: {outcome}"

@@ -52,6 +52,8 @@ class CheckResult:
         That instance.
     sampled, witness : float or None
         The worst ratio over the sampled instances alone, and over the witness alone, if it has one.
+    measured : float or None
+        The fitted exponent of a rate, the probability of an event.
     seconds : float
         Time taken; no other field depends on the machine.
     """
@@ -69,6 +71,7 @@ class CheckResult:
     worst_instance: Any = None
     sampled: float | None = None
     witness: float | None = None
+    measured: float | None = None
     seconds: float = 0.0
 
 
@@ -245,7 +248,7 @@ def comma_separated(results: Sequence[CheckResult]) -> str:
     """Return the results as CSV, numbers in full, one column for each printed field."""
     names = (
         "claim", "formula", "source", "kind", "instances", "worst", "worst_index", "sampled",
-        "witness", "verdict", "passed", "details",
+        "witness", "measured", "verdict", "passed", "details",
     )  # fmt: skip
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")

@@ -131,7 +131,8 @@ class RateClaim:
         return CheckResult(
             claim=self.name, source=self.source, kind=self.kind, formula=self.formula,
             instances=values.size, worst=max(off, used), verdict=verdict,
-            passed=outcome == "holds", details=details, seconds=time.perf_counter() - start,
+            passed=outcome == "holds", details=details, measured=slope.value,
+            seconds=time.perf_counter() - start,
         )  # fmt: skip
 
     def values(self, seed: int = 0) -> FloatArray:
@@ -254,7 +255,7 @@ class ProbabilityClaim:
             instances=runs, worst=worst,
             verdict=f"{measured}, claimed {self.bound} {self.delta:.4g}: {outcome}",
             passed=outcome == "holds", details=f"{share / self.delta:.4g} of delta",
-            seconds=time.perf_counter() - start,
+            measured=share, seconds=time.perf_counter() - start,
         )  # fmt: skip
 
     def _count(self, seed: int) -> int:

@@ -12,8 +12,8 @@ from rlhfsim.report.tables import formula, header, number_cell, scrolling, verdi
 
 #: Columns of `claims_table`, each an attribute of `CheckResult`; none depends on the machine.
 COLUMNS = (
-    "claim", "formula", "source", "kind", "instances", "worst", "sampled", "witness", "verdict",
-    "details", "passed",
+    "claim", "formula", "source", "kind", "instances", "worst", "sampled", "witness", "measured",
+    "verdict", "details", "passed",
 )  # fmt: skip
 
 #: What the reader sees.
