@@ -33,13 +33,17 @@ def negative_log_likelihood(wins, r):
 
 def declined(monkeypatch):
     """Let the compiled kernels vouch for nothing, so that the general route fits everything."""
-    right = launch.fit_tables
 
-    def declines(*arguments):
-        fits = right(*arguments)
-        return replace(fits, certified=np.zeros_like(fits.certified))
 
-    monkeypatch.setattr(launch, "fit_tables", declines)
+    def declining(right):
+        def declines(*arguments):
+            fits = right(*arguments)
+            return replace(fits, certified=np.zeros_like(fits.certified))
+
+        return declines
+
+    for name in ("fit_tables", "fit_boxed_tables"):
+        monkeypatch.setattr(launch, name, declining(getattr(launch, name)))
 
 
 def boxed_by_scipy(wins, r_max):

@@ -326,10 +326,16 @@ def test_boxed_and_ridge_fits_are_exact_on_sparse_data(seed):
             49.13883598190756,
             3.7e-9,
         ),
+        # A step frees the response on the bound for a moment, while a group that only a faint pull
+        # moves is on its way.
+        ([[0, 2, 0, 0], [2, 0, 0, 0], [0, 0, 0, 5], [0, 1, 2, 0]], 24.75084769944843, 0.1),
     ],
 )
-def test_hard_cases_found_by_search_are_exact(wins, r_max, ridge):
+@pytest.mark.parametrize("general", [False, True], ids=["any route", "general route"])
+def test_hard_cases_found_by_search_are_exact(wins, r_max, ridge, general, monkeypatch):
     data = from_wins(wins)
+    if general:
+        declined(monkeypatch)
     assert_exact(wins, fit_reward(data, Tabular(r_max=r_max)).reward[0], r_max=r_max)
     assert_exact(wins, fit_reward(data, Tabular(ridge=ridge)).reward[0], ridge=ridge, atol=1e-9)
 

@@ -297,6 +297,85 @@ def test_a_ridge_too_faint_for_the_kernel_is_handed_back():
     assert not kernel_fits(counts_of(wins), 3.9e-6).certified.any()
 
 
+# ---- within a box ------------------------------------------------------------------------------
+
+
+def boxed_fits(counts, r_max):
+    (chunk,) = tables.tabulate(counts)[0]
+    return launch.fit_boxed_tables(chunk, chunk.size > 0, r_max)
+
+
+def sparse_wins(rng, size, density):
+    """Return wins whose graph may fall apart, in which some responses only win or only lose."""
+    wins = rng.poisson(density, (size, size)) * 10.0 ** rng.integers(0, 3)
+    wins *= rng.random((size, size)) < rng.uniform(0.1, 1.0)
+    np.fill_diagonal(wins, 0.0)
+    wins[0, 1] += 1.0
+    return wins
+
+
+@pytest.mark.parametrize("r_max", [0.03, 0.5, 2.0, 7.0])
+def test_boxed_lanes_agree_with_the_general_route(r_max, monkeypatch):
+    rng = np.random.default_rng(int(100 * r_max))
+    sizes = [2, 3, 5, 5, 8, 8, 11, 30, 64]
+    counts = counts_of(*(sparse_wins(rng, size, 10 ** rng.uniform(-1, 1)) for size in sizes))
+    fits = boxed_fits(counts, r_max)
+    assert fits.certified.all()
+    ours = fit_reward(counts, Tabular(r_max=r_max))
+    declined(monkeypatch)
+    other = fit_reward(counts, Tabular(r_max=r_max))
+    np.testing.assert_allclose(ours.reward, other.reward, rtol=0, atol=1e-12)
+    # Some need no box, and are the free estimate, which other lanes found.
+    compared = np.where(ours.compared, ours.reward, 0.0)
+    np.testing.assert_allclose(fits.reward, compared, rtol=0, atol=1e-13)
+    on_bounds = ours.compared & ((ours.reward == 0.0) | (ours.reward == r_max))
+    assert on_bounds.any(axis=1).sum() > 4
+    assert ours.log_likelihood == pytest.approx(other.log_likelihood, rel=1e-13)
+    assert ours.gradient_norm <= 1e-12 * counts.count.sum()
+
+
+@given(st.integers(0, 10**6), st.floats(0.05, 8.0), st.integers(2, 6))
+def test_boxed_lanes_are_exact(seed, r_max, size):
+    # The first response beats all others and never loses, so that some are held on bounds.
+    wins = sparse_wins(np.random.default_rng(seed), size, 2.0)
+    wins[:, 0] = 0.0
+    wins[0, 1:] += 1.0
+    fits = boxed_fits(counts_of(wins), r_max)
+    assert fits.certified[0]
+    assert_exact(wins, fits.reward[0], r_max=r_max, atol=1e-12)
+
+
+def test_faint_links_are_declined_where_rounding_would_show():
+    wins = np.array([[0, 5000, 0, 0], [4000, 0, 1, 0], [0, 0, 0, 5000], [0, 0, 4000, 0]], float)
+    certified = [boxed_fits(counts_of(wins), r_max).certified[0] for r_max in (1.0, 40.0)]
+    assert certified == [True, False]
+
+
+def test_a_box_that_binds_nothing_changes_nothing():
+    rng = np.random.default_rng(3)
+    counts = counts_of(*(drawn_wins(rng, 9, 6.0) + 1.0 - np.eye(9) for _ in range(11)))
+    free = kernel_fits(counts)
+    fits = boxed_fits(counts, 9.0)
+    assert fits.certified.all()
+    middle = (fits.reward.max(axis=1) + fits.reward.min(axis=1)) / 2
+    np.testing.assert_allclose(middle, 4.5, rtol=0, atol=1e-14)
+    centred = fits.reward - fits.reward.mean(axis=1, keepdims=True)
+    np.testing.assert_allclose(centred, free.reward, rtol=0, atol=1e-13)
+    np.testing.assert_allclose(fits.loss, free.loss, rtol=1e-14)
+
+
+@pytest.mark.parametrize("workers", [1, 2, 5])
+@pytest.mark.parametrize("options", [{"r_max": 1.3}, {"ridge": 0.3}])
+def test_prompts_know_neither_their_company_nor_the_threads(options, workers):
+    rng = np.random.default_rng(8)
+    matrices = [sparse_wins(rng, int(size), 1.0) for size in rng.integers(2, 20, 41)]
+    threads.set_threads(workers)
+    whole = fit_reward(counts_of(*matrices), Tabular(**options)).reward
+    for x, wins in enumerate(matrices):
+        alone = fit_reward(counts_of(wins), Tabular(**options)).reward[0]
+        np.testing.assert_array_equal(whole[x, : len(wins)], alone)
+
+
 # ---- whatever the company ----------------------------------------------------------------------
 
 

@@ -127,7 +127,8 @@ class _Problem:
         ground = self._ground(low | high)
         multiplier = self._multipliers(gradient, shift, ground, noise)
         held = (low & high) | (low & (multiplier >= 0)) | (high & (multiplier <= 0))
-        if not held.any():
+        afloat = not held.any()
+        if afloat:
             # F ignores a common shift of all entries, or its minimum over one is at mean 0;
             # without a held entry the system is singular, at least to rounding.
             held[0] = True
@@ -137,7 +138,10 @@ class _Problem:
             outward = ~held & ((low & (p < 0)) | (high & (p > 0)))
             if not outward.any():
                 return p
-            held |= outward
+            # With an entry on a bound, the one that was held for want of another must be free:
+            # it may belong to a group that only faint flows move.
+            held = outward if afloat else held | outward
+            afloat = False
 
     def advance(self, r: FloatArray, direction: FloatArray) -> FloatArray:
         """Return the next iterate: inside the box and not above r in F."""

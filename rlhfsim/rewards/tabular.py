@@ -124,9 +124,23 @@ class Tabular:
             done = done & inside
         part = _Part(reward, tables.compared, exists, np.where(done, fits.loss, 0.0))
         part.violation = float(fits.gradient[done].max(initial=0.0))
+        if self.r_max is not None:
+            done = self._fit_boxed(tables, done, part)
         for x in np.nonzero(~done & (tables.size > 0))[0]:
             self._fit_alone(tables.group(int(x)), int(x), part)
         return part
+
+    def _fit_boxed(self, tables: Tables, done: BoolArray, part: _Part) -> BoolArray:
+        """Fit what the box may bind; return which prompts are done now."""
+        from rlhfsim.rewards.compiled.launch import fit_boxed_tables
+
+        assert self.r_max is not None
+        fits = fit_boxed_tables(tables, ~done & (tables.size > 0), self.r_max)
+        new = fits.certified
+        placed = np.where(tables.compared, fits.reward, self.r_max / 2)
+        part.reward[new], part.loss[new] = placed[new], fits.loss[new]
+        part.violation = max(part.violation, float(fits.gradient[new].max(initial=0.0)))
+        return done | new
 
     def _fit_alone(self, group: PromptWins, x: int, part: _Part) -> None:
         """Fit the x-th prompt of a part by the general route."""

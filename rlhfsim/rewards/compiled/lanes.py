@@ -177,7 +177,8 @@ def _flows(
         store_lane(g, i, g_i)
 
 
-# Four sums run side by side: one alone waits for each addition.
+# Four sums run side by side: one alone waits for each addition.  Which entry goes into which does
+# not depend on the end, so that weights of 0 beyond the responses of a lane change no bit.
 
 
 @EXACT
@@ -188,8 +189,12 @@ def _sum_of_row(weight: FloatArray, row: int, begin: int, end: int) -> Any:
     for j in range(begin, whole, 4):
         a, b = a + load_lane(weight, row + j), b + load_lane(weight, row + j + 1)
         c, d = c + load_lane(weight, row + j + 2), d + load_lane(weight, row + j + 3)
-    for j in range(whole, end):
-        a = a + load_lane(weight, row + j)
+    if whole < end:
+        a = a + load_lane(weight, row + whole)
+    if whole + 1 < end:
+        b = b + load_lane(weight, row + whole + 1)
+    if whole + 2 < end:
+        c = c + load_lane(weight, row + whole + 2)
     return (a + b) + (c + d)
 
 
@@ -203,8 +208,12 @@ def _dot_with_row(weight: FloatArray, row: int, p: FloatArray, begin: int, end: 
         b = multiply_add(load_lane(weight, row + j + 1), load_lane(p, j + 1), b)
         c = multiply_add(load_lane(weight, row + j + 2), load_lane(p, j + 2), c)
         d = multiply_add(load_lane(weight, row + j + 3), load_lane(p, j + 3), d)
-    for j in range(whole, end):
-        a = multiply_add(load_lane(weight, row + j), load_lane(p, j), a)
+    if whole < end:
+        a = multiply_add(load_lane(weight, row + whole), load_lane(p, whole), a)
+    if whole + 1 < end:
+        b = multiply_add(load_lane(weight, row + whole + 1), load_lane(p, whole + 1), b)
+    if whole + 2 < end:
+        c = multiply_add(load_lane(weight, row + whole + 2), load_lane(p, whole + 2), c)
     return (a + b) + (c + d)
 
 
@@ -256,7 +265,8 @@ def _solve(
                 more = multiply_add(next_share, load_lane(weight, next_row + j), more)
                 store_lane(weight, to + j, more)
     c = load_lane(ground, size - 1)
-    store_lane(p, size - 1, where_positive(c, (zero - load_lane(g, size - 1)) / c, zero))
+    inv = where_positive(c, spread(1.0) / c, zero)
+    store_lane(p, size - 1, (zero - load_lane(g, size - 1)) * inv)
     for back in range(1, size):
         k = size - 1 - back
         row = row_start(k, size) - k - 1

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
 from rlhfsim.checks import BoolArray, FloatArray, IntArray
-from rlhfsim.rewards.compiled import conjugate, crew, graph, lanes
+from rlhfsim.rewards.compiled import boxed, conjugate, crew, graph, lanes
 from rlhfsim.rewards.compiled.layout import CERTIFIED, FIELDS, GRADIENT, LENGTH, LOSS
 from rlhfsim.rewards.compiled.tables import Tables
 from rlhfsim.rewards.compiled.vectors import LANES
@@ -31,7 +32,7 @@ _WORTH_A_CREW = 1 << 16
 class Fits:
     """What kernels found for each prompt; not worth anything where not `certified`."""
 
-    #: (P, Y) rewards, with mean 0 over the responses compared, and 0 for the others.
+    #: (P, Y) rewards, with mean 0 over the responses compared (or in the box), 0 for the others.
     reward: FloatArray
     #: (P,) largest entry of the gradient, in comparisons.
     gradient: FloatArray
@@ -70,43 +71,53 @@ def fit_tables(tables: Tables, wanted: BoolArray, ridge: float = 0.0) -> Fits:
         # Conjugate gradients are not made for a ridge.
         small = tables.size <= lanes.LARGEST
         wanted = wanted & small & (ridge >= _LEAST_RIDGE_SHARE * totals)
-    order = np.nonzero(wanted)[0]
-    order = order[np.argsort(tables.size[order], kind="stable")]
-    fits = Fits(
-        reward=np.zeros(tables.compared.shape),
-        gradient=np.zeros(wanted.size),
-        step=np.zeros(wanted.size),
-        loss=np.zeros(wanted.size),
-        certified=np.zeros(wanted.size, dtype=np.bool_),
-    )
-    if order.size == 0:
-        return fits
-    fields = np.zeros((wanted.size, FIELDS))
+    order = _by_size(tables, wanted)
+    reward, fields = np.zeros(tables.compared.shape), np.zeros((wanted.size, FIELDS))
     few = int(np.searchsorted(tables.size[order], lanes.LARGEST, side="right"))
     allowed = SLOPE_PER_COMPARISON * totals
-    _fit_few(tables, order[:few], ridge, allowed, fits.reward, fields)
-    _fit_many(tables, order[few:], allowed, fits.reward, fields)
-    fits.gradient[:], fits.step[:] = fields[:, GRADIENT], fields[:, LENGTH]
-    fits.loss[:], fits.certified[:] = fields[:, LOSS], fields[:, CERTIFIED] > 0
-    return fits
+    _fit_few(lanes.fit_lanes, tables, order[:few], ridge, allowed, reward, fields)
+    _fit_many(tables, order[few:], allowed, reward, fields)
+    return _fits(reward, fields)
+
+
+def fit_boxed_tables(tables: Tables, wanted: BoolArray, r_max: float) -> Fits:
+    """Fit the wanted prompts within `[0, r_max]`, whatever their graphs; large ones are declined.
+
+    Minimises `sum_ij W_ij log(1 + exp(r_j - r_i))` for each.
+    """
+    order = _by_size(tables, wanted & (tables.size <= lanes.LARGEST))
+    reward, fields = np.zeros(tables.compared.shape), np.zeros((wanted.size, FIELDS))
+    allowed = SLOPE_PER_COMPARISON * tables.totals()
+    _fit_few(boxed.fit_boxed_lanes, tables, order, r_max, allowed, reward, fields)
+    return _fits(reward, fields)
+
+
+def _by_size(tables: Tables, wanted: BoolArray) -> IntArray:
+    order = np.nonzero(wanted)[0]
+    return order[np.argsort(tables.size[order], kind="stable")]
+
+
+def _fits(reward: FloatArray, fields: FloatArray) -> Fits:
+    gradient, step, loss = (fields[:, k].copy() for k in (GRADIENT, LENGTH, LOSS))
+    return Fits(reward, gradient, step, loss, fields[:, CERTIFIED] > 0)
 
 
 def _fit_few(
-    tables: Tables, order: IntArray, ridge: float, allowed: FloatArray, reward: FloatArray,
-    fields: FloatArray,
+    fit: Callable[..., None], tables: Tables, order: IntArray, setting: float, allowed: FloatArray,
+    reward: FloatArray, fields: FloatArray,
 ) -> None:  # fmt: skip
-    """Fit prompts of few responses, eight at a time."""
+    """Fit prompts of few responses, eight at a time, with a ridge or an `r_max`."""
     if order.size == 0:
         return
     arguments = (
-        tables.table, tables.start, tables.size, order, ridge, _FINAL_STEP, allowed,
+        tables.table, tables.start, tables.size, order, setting, _FINAL_STEP, allowed,
         tables.members, tables.first, reward, fields, np.zeros(1, dtype=np.int64),
     )  # fmt: skip
     size = tables.size[order]
     work = int((size * size).sum())
     groups = -(-order.size // LANES)
     workers = min(get_threads(), groups, max(1, work // _WORTH_A_THREAD))
-    in_parallel(lanes.fit_lanes, [arguments] * workers)
+    in_parallel(fit, [arguments] * workers)
 
 
 def _fit_many(
