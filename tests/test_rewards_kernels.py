@@ -550,7 +550,7 @@ def test_tables_hold_the_wins_of_every_prompt():
             assert found.prompt == x
             np.testing.assert_array_equal(found.responses, group.responses)
             np.testing.assert_array_equal(found.wins, group.wins)
-        np.testing.assert_array_equal(chunk.totals(), [group.wins.sum() for group in expected])
+        np.testing.assert_array_equal(chunk.total, [group.wins.sum() for group in expected])
 
 
 def test_the_blocks_of_a_crew_cover_every_row_once():

@@ -17,7 +17,7 @@ from rlhfsim.threads import get_threads, in_parallel
 #: Largest entry of the gradient that a fit may have, per comparison.
 SLOPE_PER_COMPARISON = 1e-10
 # Length of a Newton step after which the error, of the order of its square, is below rounding.
-_FINAL_STEP = 1e-9
+_FINAL_STEP = 1e-8
 # A last step of conjugate gradients may be longer: the gradient after it is within rounding.
 _FINAL_LONG_STEP = 1e-6
 # A common shift of all rewards, which a ridge alone determines, needs this much of it.
@@ -66,15 +66,14 @@ def fit_tables(tables: Tables, wanted: BoolArray, ridge: float = 0.0) -> Fits:
 
     Minimises `sum_ij W_ij log(1 + exp(r_j - r_i)) + (ridge/2) sum_i r_i^2` for each.
     """
-    totals = tables.totals()
     if ridge > 0:
         # Conjugate gradients are not made for a ridge.
         small = tables.size <= lanes.LARGEST
-        wanted = wanted & small & (ridge >= _LEAST_RIDGE_SHARE * totals)
+        wanted = wanted & small & (ridge >= _LEAST_RIDGE_SHARE * tables.total)
     order = _by_size(tables, wanted)
     reward, fields = np.zeros(tables.compared.shape), np.zeros((wanted.size, FIELDS))
     few = int(np.searchsorted(tables.size[order], lanes.LARGEST, side="right"))
-    allowed = SLOPE_PER_COMPARISON * totals
+    allowed = SLOPE_PER_COMPARISON * tables.total
     _fit_few(lanes.fit_lanes, tables, order[:few], ridge, allowed, reward, fields)
     _fit_many(tables, order[few:], allowed, reward, fields)
     return _fits(reward, fields)
@@ -87,7 +86,7 @@ def fit_boxed_tables(tables: Tables, wanted: BoolArray, r_max: float) -> Fits:
     """
     order = _by_size(tables, wanted & (tables.size <= lanes.LARGEST))
     reward, fields = np.zeros(tables.compared.shape), np.zeros((wanted.size, FIELDS))
-    allowed = SLOPE_PER_COMPARISON * tables.totals()
+    allowed = SLOPE_PER_COMPARISON * tables.total
     _fit_few(boxed.fit_boxed_lanes, tables, order, r_max, allowed, reward, fields)
     return _fits(reward, fields)
 

@@ -44,6 +44,8 @@ class Tables:
     first: IntArray
     #: (P, Y) whether the response is a member.
     compared: BoolArray
+    #: (P,) comparisons.
+    total: FloatArray
 
     def members_of(self, x: int) -> IntArray:
         """Return the responses that the x-th prompt compares."""
@@ -57,12 +59,6 @@ class Tables:
         wins[above] = self.table[self.start[x] : self.start[x] + half]
         wins.T[above] = self.table[self.start[x] + half : self.start[x] + 2 * half]
         return PromptWins(self.begin + x, self.members_of(x), wins)
-
-    def totals(self) -> FloatArray:
-        """Return the number of comparisons of each prompt."""
-        totals = np.empty(self.size.size)
-        _add_up(self.table, self.start, self.size, totals)
-        return totals
 
 
 @SUMS
@@ -111,6 +107,7 @@ def _count(
     prompt: IntArray, winner: IntArray, loser: IntArray, responses: int, table: CountArray
 ) -> None:
     """Count fewer than 2^31 rows; those that compare equals in the last entry."""
+    table[:] = 0
     places = np.empty(_CHUNK, np.int64)
     for begin in range(0, prompt.size, _CHUNK):
         end = min(begin + _CHUNK, prompt.size)
@@ -177,7 +174,7 @@ def _squeeze(table: FloatArray, compared: BoolArray, start: int, members: IntArr
 @EXACT
 def _settle(
     parts: CountArray, table: FloatArray, compared: BoolArray, start: IntArray, size: IntArray,
-    members: IntArray, first: IntArray, begin: int, end: int,
+    members: IntArray, first: IntArray, total: FloatArray, begin: int, end: int,
 ) -> None:  # fmt: skip
     """Add up and squeeze the tables of a range of prompts."""
     responses = compared.shape[1]
@@ -186,6 +183,7 @@ def _settle(
         start[x], first[x] = entries * x, responses * x
         inside = slice(entries * x, entries * (x + 1))
         _add_parts(parts[:, inside], table[inside])
+        total[x] = _sum_of(table[inside])
         size[x] = _squeeze(table, compared[x], start[x], members[first[x] : first[x] + responses])
 
 
@@ -195,20 +193,20 @@ def _from_rows(data: PreferenceData) -> tuple[Tables, int]:
     workers = min(get_threads(), max(1, len(data) // _WORTH_A_THREAD))
     shares = max(workers, -(-len(data) // _MOST_ROWS))
     cuts = [len(data) * k // shares for k in range(shares + 1)]
-    parts = np.zeros((shares, x * y * (y - 1) + 1), dtype=np.int32)
+    parts = np.empty((shares, x * y * (y - 1) + 1), dtype=np.int32)
     calls = [(*(c[cuts[k] : cuts[k + 1]] for c in columns), y, parts[k]) for k in range(shares)]
     in_parallel(_count, calls)
     table = np.empty(x * y * (y - 1) + 1)
     table[-1] = 0.0
     start, size, first = (np.empty(x, dtype=np.int64) for _ in range(3))
     members = np.empty(x * y, dtype=np.int64)
-    compared = np.empty((x, y), dtype=np.bool_)
-    arrays = (parts, table, compared, start, size, members, first)
+    compared, total = np.empty((x, y), dtype=np.bool_), np.empty(x)
+    arrays = (parts, table, compared, start, size, members, first, total)
     workers = min(workers, x)
     ends = [x * k // workers for k in range(workers + 1)]
     in_parallel(_settle, [(*arrays, ends[k], ends[k + 1]) for k in range(workers)])
     equal = int(parts[:, -1].sum(dtype=np.int64))
-    return Tables(0, table, start, size, members, first, compared), equal
+    return Tables(0, table, start, size, members, first, compared, total), equal
 
 
 # ---- counts, in tables over the responses that a prompt compares -------------------------------
@@ -275,4 +273,6 @@ def _chunk(counts: PairCounts, begin: int, end: int, rows: slice) -> Tables:
     table = np.zeros(int(entries.sum()) + 1)
     place = np.empty(responses, dtype=np.int64)
     _spread_out(columns, begin, start, size, members, first, place, table)
-    return Tables(begin, table, start, size, members, first, compared)
+    total = np.empty(size.size)
+    _add_up(table, start, size, total)
+    return Tables(begin, table, start, size, members, first, compared, total)
