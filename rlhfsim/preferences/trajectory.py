@@ -82,7 +82,7 @@ class TrajectoryPreference(Frozen, PreferenceModel):
             values that are not a finite, non-empty `(X, S)` array.
         """
         value = checks.as_matrix("step_value", step_value)
-        index = _as_steps(steps, value.shape[1])
+        index = as_steps(steps, value.shape[1])
         rewards = np.where(index == PADDING, 0.0, value[:, np.maximum(index, 0)])
         return cls(rewards, temperature)
 
@@ -127,7 +127,7 @@ def _sums(steps: FloatArray) -> FloatArray:
     return total
 
 
-def _as_steps(steps: ArrayLike, n_values: int) -> IntArray:
+def as_steps(steps: ArrayLike, n_values: int) -> IntArray:
     """Return the `(Y, H)` int64 array of steps, each below `n_values` and padded by -1."""
     array = np.asarray(steps)
     if isinstance(steps, np.ma.MaskedArray) or array.dtype.kind not in "iu":
