@@ -36,11 +36,20 @@ from rlhfsim.learners.direct import (
     SLiC,
     TabularPolicies,
 )
+from rlhfsim.learners.games import (
+    IterativeChiPO,
+    MinimaxWinner,
+    NashMD,
+    RegularizedNash,
+    SelfPlay,
+)
 from rlhfsim.learners.infalign import CTRL, InfAlign
 from rlhfsim.learners.inference_time import BestOfN, InferenceTimePessimism, SoftBestOfN
 from rlhfsim.learners.matching import DistributionMatching
+from rlhfsim.learners.online import XPO, IteratedDPO, OnlineRLHF
 from rlhfsim.learners.pessimism import PessimisticLikelihood, PessimisticMLE
 from rlhfsim.learners.rlhf import RLHF
+from rlhfsim.learners.steps import TokenDemonstrationRegularized, TokenRLHF
 from rlhfsim.learners.together import (
     LearnerBatch,
     Regularizer,
@@ -60,6 +69,7 @@ __all__ = [
     "REBEL",
     "RLHF",
     "RPO",
+    "XPO",
     "BayesianPosterior",
     "BestOfN",
     "BetaChoice",
@@ -74,26 +84,35 @@ __all__ = [
     "HoldOut",
     "InfAlign",
     "InferenceTimePessimism",
+    "IteratedDPO",
+    "IterativeChiPO",
     "Learned",
     "Learner",
     "LearnerBatch",
     "LearnerError",
     "Lepski",
     "LogLinearPolicies",
+    "MinimaxWinner",
+    "NashMD",
+    "OnlineRLHF",
     "Oracle",
     "PaperSchedule",
     "PessimisticLikelihood",
     "PessimisticMLE",
     "Problem",
+    "RegularizedNash",
     "Regularizer",
     "Representative",
     "SLiC",
+    "SelfPlay",
     "Setting",
     "SharpTheory",
     "SimPO",
     "SoftBestOfN",
     "TabularPolicies",
     "Together",
+    "TokenDemonstrationRegularized",
+    "TokenRLHF",
     "UndeterminedBetaError",
     "as_problem",
     "choose_beta",

@@ -37,11 +37,23 @@ from rlhfsim.learners.direct import (
     SLiC,
     TabularPolicies,
 )
+from rlhfsim.learners.games import (
+    IterativeChiPO,
+    MinimaxWinner,
+    NashMD,
+    RegularizedNash,
+    SelfPlay,
+)
 from rlhfsim.learners.infalign import CTRL, BestOf, ExponentialTransform, InfAlign, WorstOf
 from rlhfsim.learners.inference_time import BestOfN, InferenceTimePessimism, SoftBestOfN
 from rlhfsim.learners.matching import DistributionMatching, ExponentialReward, WinRate
+from rlhfsim.learners.online import OnlineRLHF
+from rlhfsim.learners.online.xpo import XPO, IteratedDPO
 from rlhfsim.learners.pessimism import Asymptotic, PessimisticLikelihood, PessimisticMLE
 from rlhfsim.learners.rlhf import RLHF
+from rlhfsim.learners.steps import TokenDemonstrationRegularized, TokenRLHF
+from rlhfsim.mdp import PrefixTree
+from rlhfsim.online.linear import Enhancer, Exploration, LaplaceEnsemble
 from rlhfsim.rewards import FiniteClass, Linear, Tabular
 from rlhfsim.sampling import sample_demonstrations
 from rlhfsim.solvers import solve
@@ -50,12 +62,16 @@ _DEMONSTRATIONS_PER_PROMPT = 20
 _FEATURES = 3
 _CLASS_SIZE = 6
 _DRAWS = 8
+_ITERATIONS = 100
+_ROUNDS = 100
 _DELTA = 0.1
 
 
 class Setting(NamedTuple):
     """What the learners of the list are built from."""
 
+    #: Where online learners draw their own comparisons.
+    bandit: ContextualBandit
     #: Regularization, in reward units.
     beta: float
     #: For tabular rewards and scores, so that their estimates exist for any data.
@@ -71,6 +87,8 @@ class Setting(NamedTuple):
     rewards: FloatArray
     #: (K, X, Y) their regularized optima.
     policies: FloatArray
+    #: The responses, as written with tokens.
+    prefixes: PrefixTree
 
     @property
     def tabular(self) -> Tabular:
@@ -115,6 +133,7 @@ def setting_for(
     others = reward + spread * rng.standard_normal((_CLASS_SIZE - 1, *bandit.shape))
     rewards = np.concatenate([reward[None], others])
     return Setting(
+        bandit=bandit,
         beta=strength,
         ridge=ridge,
         r_max=float(np.ptp(reward)) or 1.0,
@@ -125,6 +144,7 @@ def setting_for(
         norm_bound=2.0,
         rewards=rewards,
         policies=solve(rewards, p, KL(), strength).policy,
+        prefixes=PrefixTree.digits(bandit.shape[1], 2),
     )
 
 
@@ -140,6 +160,10 @@ class Representative:
 
 def _linear(s: Setting) -> Linear:
     return Linear(s.features, norm_bound=s.norm_bound)
+
+
+def _online(s: Setting, exploration: Exploration) -> OnlineRLHF:
+    return OnlineRLHF(s.bandit, s.features, s.beta, _ROUNDS, exploration=exploration)
 
 
 def _temperature(s: Setting) -> float:
@@ -201,5 +225,26 @@ LEARNERS: tuple[Representative, ...] = (
     Representative(
         "demonstrations",
         lambda s: DemonstrationRegularized(s.demonstrations, s.beta, model=s.tabular),
+    ),
+    Representative("token-chi2", lambda s: TokenRLHF(s.prefixes, s.beta, ChiSquared(), s.tabular)),
+    Representative(
+        "token-demonstrations",
+        lambda s: TokenDemonstrationRegularized(
+            s.prefixes, s.demonstrations, s.beta, model=s.tabular
+        ),
+    ),
+    Representative("minimax-winner", lambda s: MinimaxWinner()),
+    Representative("nash", lambda s: RegularizedNash(s.beta)),
+    Representative("self-play", lambda s: SelfPlay(_ITERATIONS)),
+    Representative("nash-md", lambda s: NashMD(s.beta, _ITERATIONS)),
+    Representative("iterative-chipo", lambda s: IterativeChiPO(s.beta, _ITERATIONS)),
+    Representative("online-enhancer", lambda s: _online(s, Enhancer())),
+    Representative("online-thompson", lambda s: _online(s, LaplaceEnsemble())),
+    Representative(
+        "xpo",
+        lambda s: XPO(s.bandit, s.beta, FinitePolicies(s.policies), _ROUNDS, alpha=0.1 * s.beta),
+    ),
+    Representative(
+        "iterated-dpo", lambda s: IteratedDPO(s.bandit, s.beta, FinitePolicies(s.policies), _ROUNDS)
     ),
 )

@@ -60,6 +60,8 @@ class Together:
     residuals: FloatArray
     #: Message of the exception of each learner that failed, by its place.
     errors: Mapping[int, str] = field(default_factory=dict)
+    #: `Learned.diagnostics` of each learner that ran alone, by its place.
+    diagnostics: Mapping[int, Mapping[str, Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Freeze; what can be written to is copied first."""
@@ -68,11 +70,15 @@ class Together:
         rewards = tuple(None if r is None else _read_only(r) for r in self.rewards)
         object.__setattr__(self, "rewards", rewards)
         object.__setattr__(self, "errors", MappingProxyType(dict(self.errors)))
+        notes = {i: MappingProxyType(dict(note)) for i, note in self.diagnostics.items()}
+        object.__setattr__(self, "diagnostics", MappingProxyType(notes))
 
     def __reduce__(self) -> tuple[type[Any], tuple[Any, ...]]:
         """Rebuild from the constructor's arguments; a mapping proxy cannot be pickled."""
         given = {f.name: getattr(self, f.name) for f in fields(self)}
-        return type(self), (*(given | {"errors": dict(self.errors)}).values(),)
+        given["errors"] = dict(self.errors)
+        given["diagnostics"] = {i: dict(note) for i, note in self.diagnostics.items()}
+        return type(self), (*given.values(),)
 
     @property
     def fitted(self) -> BoolArray:
@@ -135,7 +141,9 @@ class LearnerBatch:
             run.fit_others()
         for array in (run.policies, run.residuals):
             array.setflags(write=False)
-        return Together(run.policies, tuple(run.rewards), run.residuals, run.errors)
+        return Together(
+            run.policies, tuple(run.rewards), run.residuals, run.errors, run.diagnostics
+        )
 
 
 def fit_together(
@@ -290,6 +298,7 @@ class _Run:
         self.rewards: list[FloatArray | None] = [None] * number
         self.residuals = np.full(number, np.nan)
         self.errors: dict[int, str] = {}
+        self.diagnostics: dict[int, Mapping[str, Any]] = {}
         self.left = set(range(number))
 
     def solve_batches(self) -> None:
@@ -359,6 +368,7 @@ class _Run:
                 continue
             self.policies[i] = learned.policy
             self.rewards[i] = learned.reward
+            self.diagnostics[i] = learned.diagnostics
             if learned.residual is not None:
                 self.residuals[i] = learned.residual
 

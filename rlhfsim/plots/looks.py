@@ -87,6 +87,17 @@ LOOKS: dict[str, Look] = {
     "matching-exponential": Look(GREEN, DASH_DOT_DOT, "<", "matching, exponential"),
     "matching-win-rate": Look(GREEN, SHORT, "X", "matching, win rate"),
     "demonstrations": Look(BLACK, DASH_DOT_DOT, "^", "with demonstrations"),
+    "token-chi2": Look(BLUE, DASHED, "d", r"$\chi^2$ by token"),
+    "token-demonstrations": Look(BLACK, DASH_DOT, "v", "with demonstrations, by token"),
+    "minimax-winner": Look(BLUE, SOLID, "s", "minimax winner"),
+    "nash": Look(GREEN, LONG, "^", "Nash"),
+    "self-play": Look(ORANGE, DASH_DOT, "D", "self-play"),
+    "nash-md": Look(SKY, DASHED, "P", "Nash-MD"),
+    "iterative-chipo": Look(PURPLE, SOLID, "X", r"iterative $\chi$PO"),
+    "online-enhancer": Look(VERMILLION, DASHED, "o", "enhancer"),
+    "online-thompson": Look(GREEN, DASHED, "<", "Thompson"),
+    "xpo": Look(VERMILLION, DASH_DOT, ">", "XPO"),
+    "iterated-dpo": Look(ORANGE, DASHED, "p", "iterated DPO"),
 }
 
 #: Other names of the same methods, as tables of the main job have them.
