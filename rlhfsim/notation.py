@@ -10,14 +10,18 @@ _SUPERSCRIPTS = str.maketrans("0123456789-", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻")
 _WORDS = {
     "pi": "π",
     "pi_ref": "π_ref",
+    "pi1": "π₁",
+    "pi2": "π₂",
     "alpha": "α",
     "beta": "β",
     "gamma": "γ",
     "theta": "θ",
     "phi": "φ",
+    "mu": "μ",
     "nu": "ν",
     "lambda": "λ",
     "sigma": "σ",
+    "Sigma": "Σ",
     "delta": "δ",
     "eps": "ε",
     "eps_c": "ε_c",
@@ -32,7 +36,7 @@ _WORD = re.compile(r"\b(" + "|".join(sorted(_WORDS, key=len, reverse=True)) + r"
 # A name with subscripts: one letter, a Greek one or an operator, then short parts or Greek ones.
 _GREEK = "|".join(sorted((w for w in _WORDS if "_" not in w), key=len, reverse=True))
 _NAME = re.compile(
-    rf"\b(?:[A-Za-z]|J\^|max|min|sum|Var|Cov|{_GREEK})(?:_(?:{_GREEK}|[A-Za-z0-9]{{1,3}}))+\b"
+    rf"\b(?:[A-Za-z]|J\^|DG|max|min|sum|Var|Cov|{_GREEK})(?:_(?:{_GREEK}|[A-Za-z0-9]{{1,3}}))+\b"
 )
 
 
@@ -63,7 +67,7 @@ _SUBSCRIPT = re.compile(r"(?:(?<=\b\w)|(?<=\b\w\*))_(χ²|∞|\d/\d|[^\W⁰¹²�
 
 _HAT = "\N{COMBINING CIRCUMFLEX ACCENT}"
 # `r^` and `pi^` are estimates where no exponent follows; `J^` always is.
-_ESTIMATE = re.compile(r"(?<![\w*])(?:J\^(?=[(_])|[Jrwπ]\^(?![\w({*+-]))|(?<![^\W_])\w_hat\b")
+_ESTIMATE = re.compile(r"(?<![\w*])(?:J\^(?=[(_])|[Jlrwπ]\^(?![\w({*+-]))|(?<![^\W_])\w_hat\b")
 _AFTER_BAR = re.compile(r"(?<=‖)_(\w)")
 _BRACED = re.compile(r"([_^])\{([^{}]*)\}")
 _POWER = re.compile(r"\^(?:\(([^()]*(?:\([^()]*\)[^()]*)*)\)|(\w\*?|\*))")
@@ -81,7 +85,7 @@ def to_html(text: str) -> str:
     html = _BRACED.sub(lambda m: _tag("sub" if m[1] == "_" else "sup", m[2]), html)
     html = _AFTER_BAR.sub(r"<sub>\1</sub>", html)
     html = _SUBSCRIPT.sub(r"<sub>\1</sub>", html)
-    html = re.sub(r"(?<=\bmax|\bmin|\bsum|\bVar|\bCov)_(\w+)", r"<sub>\1</sub>", html)
+    html = re.sub(r"\b(max|min|sum|Var|Cov|DG)_(\w+)", r"\1<sub>\2</sub>", html)
     return _POWER.sub(lambda m: _tag("sup", m[1] if m[1] is not None else m[2]), html)
 
 
@@ -107,10 +111,12 @@ _LATEX = {
     **{c: rf"\ensuremath{{^{{{d}}}}}" for c, d in zip("⁰¹²³⁴⁵⁶⁷⁸⁹⁻", "0123456789-", strict=True)},
     **{c: rf"\ensuremath{{\{name}}}" for c, name in {
         "≤": "le", "≥": "ge", "‖": "|", "…": "ldots", "√": "surd", "×": "times", "∞": "infty",
-        "π": "pi", "β": "beta", "γ": "gamma", "θ": "theta", "φ": "phi", "ν": "nu",
+        "π": "pi", "β": "beta", "γ": "gamma", "θ": "theta", "φ": "phi", "μ": "mu", "ν": "nu",
+        "Σ": "Sigma",
         "λ": "lambda", "σ": "sigma", "δ": "delta", "ε": "varepsilon", "χ": "chi", "Ω": "Omega",
         "α": "alpha", "±": "pm",
     }.items()},
+    "₁": r"\ensuremath{_1}", "₂": r"\ensuremath{_2}",
     "\N{MINUS SIGN}": r"\ensuremath{-}", "½": r"\ensuremath{\frac{1}{2}}", "–": "--",
     "“": "``", "”": "''",
 }  # fmt: skip

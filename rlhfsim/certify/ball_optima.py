@@ -30,7 +30,7 @@ _STEPS, _WIDENINGS = 2000, 20
 
 def solve(reward: Any, reference: Any, divergence: Any, beta: Any, **_: Any) -> SimpleNamespace:
     """Return the optima of `c_1 D_chi2 + c_2 KL`: policy, multiplier, value and a gap of 0."""
-    optimum = _optimum_of(divergence)
+    optimum = optimum_of(divergence)
     r, p, b = balls(reward), balls(reference), balls(beta)
     shape = np.broadcast_shapes(r.shape[:-1], p.shape[:-1], b.shape)
     policy = np.full((*shape, p.shape[-1]), ZERO, dtype=object)
@@ -48,7 +48,8 @@ def solve(reward: Any, reference: Any, divergence: Any, beta: Any, **_: Any) -> 
     return SimpleNamespace(policy=found, multiplier=balls(multiplier), value=value, gap=gap)
 
 
-def _optimum_of(divergence: Any) -> Optimum:
+def optimum_of(divergence: Any) -> Optimum:
+    """Return the optimum under `c_1 D_chi2 + c_2 KL`; a TypeError for other divergences."""
     weights: dict[type, Number] = {}
     for weight, base in divergence.terms():
         weights[type(base)] = weights.get(type(base), ZERO) + weight

@@ -7,7 +7,9 @@ from rlhfsim.certify.pessimism_sides import PESSIMISM_SIDES
 from rlhfsim.certify.problem_sides import PROBLEM_SIDES
 from rlhfsim.certify.regret_sides import REGRET_SIDES
 from rlhfsim.certify.sides import BALL_SIDES, BallSides
+from rlhfsim.certify.step_sides import STEP_SIDES
 
 FORMULAS: dict[str, BallSides] = {
     **BALL_SIDES, **PROBLEM_SIDES, **REGRET_SIDES, **METHOD_SIDES, **PESSIMISM_SIDES,
+    **STEP_SIDES,
 }  # fmt: skip

@@ -15,6 +15,7 @@ from rlhfsim.claims.checking import Checkable, CheckResult, check, latex, markdo
 from rlhfsim.claims.chipo import CHIPO_CLAIMS
 from rlhfsim.claims.chipo_data import DATA_CLAIMS
 from rlhfsim.claims.consistency import CONSISTENCY_CLAIMS
+from rlhfsim.claims.demonstration_rl import DEMONSTRATION_RL_CLAIMS
 from rlhfsim.claims.demonstrations import DEMONSTRATION_CLAIMS
 from rlhfsim.claims.direct import DIRECT_CLAIMS
 from rlhfsim.claims.displacement import DISPLACEMENT_CLAIMS
@@ -32,6 +33,9 @@ from rlhfsim.claims.inference import INFERENCE_CLAIMS
 from rlhfsim.claims.ipo import IPO_CLAIMS
 from rlhfsim.claims.kwise import KWISE_CLAIMS
 from rlhfsim.claims.learning_rates import LEARNING_RATE_CLAIMS
+from rlhfsim.claims.minimax import MINIMAX_CLAIMS
+from rlhfsim.claims.nash import NASH_MD_CLAIMS
+from rlhfsim.claims.online import ONLINE_CLAIMS
 from rlhfsim.claims.optima import OPTIMA_CLAIMS
 from rlhfsim.claims.overoptimization import OVEROPTIMIZATION_CLAIMS
 from rlhfsim.claims.pessimism import PESSIMISM_CLAIMS
@@ -46,9 +50,14 @@ from rlhfsim.claims.regret import REGRET_CLAIMS
 from rlhfsim.claims.renyi import RENYI_CLAIMS
 from rlhfsim.claims.sample_complexity import SAMPLE_COMPLEXITY_CLAIMS
 from rlhfsim.claims.scaling import SCALING_CLAIMS
+from rlhfsim.claims.self_play import SELF_PLAY_CLAIMS
 from rlhfsim.claims.statistical import ProbabilityClaim, RateClaim
+from rlhfsim.claims.steps import STEP_CLAIMS
+from rlhfsim.claims.unilateral import UNILATERAL_CLAIMS
+from rlhfsim.claims.xpo import XPO_CLAIMS
 
-#: All of them, in the order of the theory: divergences, optima, regret, data, methods.
+#: All of them, in the order of the theory: divergences, optima, regret, data, methods, games,
+#: rounds, steps.
 CLAIMS: tuple[Checkable, ...] = (
     *DIVERGENCE_CLAIMS,
     *RENYI_CLAIMS,
@@ -83,11 +92,19 @@ CLAIMS: tuple[Checkable, ...] = (
     *PESSIMISM_CLAIMS,
     *PREFERENCE_CLAIMS,
     *GAME_CLAIMS,
+    *MINIMAX_CLAIMS,
+    *SELF_PLAY_CLAIMS,
+    *NASH_MD_CLAIMS,
+    *UNILATERAL_CLAIMS,
     *INFERENCE_CLAIMS,
     *INFALIGN_CLAIMS,
     *CALIBRATION_CLAIMS,
     *SCALING_CLAIMS,
     *OVEROPTIMIZATION_CLAIMS,
+    *ONLINE_CLAIMS,
+    *XPO_CLAIMS,
+    *STEP_CLAIMS,
+    *DEMONSTRATION_RL_CLAIMS,
 )
 
 __all__ = [

@@ -18,6 +18,7 @@ import numpy as np
 from rlhfsim.checks import FloatArray
 from rlhfsim.claims.base import Claim
 from rlhfsim.claims.batches import Rows, distributions, sorts
+from rlhfsim.games.game import deviation_gap
 
 #: Games on responses a, b, c.  In all of them a and b tie, which is all that pairs drawn from the
 #: reference (1/2, 1/2, 0) can show, and a minimax winner of concentrability at most 2 lies on a
@@ -58,15 +59,8 @@ def skew(advantage: FloatArray) -> FloatArray:
     return game
 
 
-def duality_gap(policy: FloatArray, game: FloatArray) -> FloatArray:
-    """Return `max_y l(y, pi) - min_y l(pi, y)` of (N, Y) policies in (..., Y, Y) games."""
-    against = (game * policy[:, None, :]).sum(axis=-1)
-    towards = (policy[:, :, None] * game).sum(axis=-2)
-    return np.asarray(against.max(axis=-1) - towards.min(axis=-1))
-
-
 def _worst_gap(x: Mixtures) -> FloatArray:
-    return np.max([duality_gap(x.policy, game) for game in GAMES], axis=0)
+    return np.max([deviation_gap(x.policy, game) for game in GAMES], axis=0)
 
 
 def _uniform() -> Mixtures:
@@ -79,7 +73,7 @@ GAME_CLAIMS = (
         "max_y l(y, pi) - min_y l(pi, y) = 2 max_y l(y, pi)",
         "derived: l is skew-symmetric (arXiv 2404.03715)",
         "identity",
-        lambda x: duality_gap(x.policy, skew(x.advantage)),
+        lambda x: deviation_gap(x.policy, skew(x.advantage)),
         lambda x: 2.0 * (skew(x.advantage) * x.policy[:, None, :]).sum(axis=-1).max(axis=-1),
         _uniform,
     ),
