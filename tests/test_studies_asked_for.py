@@ -107,6 +107,80 @@ def test_a_failed_companion_leaves_no_distance():
     assert np.isfinite(found.columns["regret"][-1])
 
 
+# ---- games and rounds --------------------------------------------------------------------------
+
+
+def with_measures(*names, **changes):
+    online = {
+        "method": "XPO", "beta": 0.5, "alpha": 0.1, "grid": [2, 5],
+        "policies": {"kind": "finite", "size": 4},
+    }  # fmt: skip
+    settings = {
+        "instances": [{"family": "random", "prompts": 2, "responses": 3}],
+        "learners": [
+            {"method": "RLHF", "label": "rlhf", "reward": {"model": "tabular", "ridge": 0.1}},
+            online,
+        ],
+        "n": [20],
+        "measures": list(names),
+    }
+    return small(**(settings | changes))
+
+
+def test_measures_by_hand():
+    names = "duality_gap", "cumulative_regret", "cumulative_regularized_regret"
+    study = with_measures(*names, bias=False)
+    assert study.metrics == (*ALWAYS, *names)
+    found = evaluate(study, [Piece(0)])
+    assert not any(found.errors)
+    spec = study.instances[0]
+    scene = spec.scene(generator_for(study.name, f"instance {spec.scene_key}/0", 0), 20)
+    bandit, name = scene.bandit, f"{spec.key}/0/20"
+    data = sample_preferences(bandit, 20, generator_for(study.name, f"data {name}", 0))
+    chance = 1.0 / (1.0 + np.exp(bandit.reward[:, None, :] - bandit.reward[:, :, None]))
+    for k, (method, value) in enumerate(study.points):
+        learner = study.learners[method].learner(value, scene)
+        rng = generator_for(study.name, f"fit {name}/{study.learners[method].key}", 0)
+        learned = learner.fit(data, bandit.reference, prompt_dist=bandit.prompt_dist, rng=rng)
+        against = ((2 * chance - 1) * learned.policy[:, None, :]).sum(axis=-1).max(axis=-1)
+        gap = 2.0 * against @ bandit.prompt_dist
+        assert found.columns["duality_gap"][k] == pytest.approx(gap, abs=1e-14)
+        assert gap > 0.01
+        regrets = learned.diagnostics.get("regret", np.full(1, np.nan))
+        assert found.columns["cumulative_regret"][k] == pytest.approx(
+            regrets.sum(), nan_ok=True, rel=1e-14
+        )
+    sums = found.columns["cumulative_regret"]
+    assert np.isnan(sums[:3]).all()
+    assert 0 < sums[3] < sums[4]
+
+
+def test_measures_come_before_the_split_and_in_exact_expectations():
+    study = with_measures("duality_gap", bias=True)
+    assert study.metrics[-3:] == ("duality_gap", "bias", "estimation_error")
+    study = with_measures(
+        "duality_gap",
+        instances=[{"family": "explicit", "reward": [[0.0, 1.0]], "reference": [[0.7, 0.3]]}],
+        learners=[{"method": "RLHF", "reward": {"model": "tabular", "ridge": 0.1}}],
+        n=[2], seeds="exact",
+    )  # fmt: skip
+    gaps = evaluate(study, [Piece(0)]).columns["duality_gap"]
+    assert (gaps > 0.1).all()
+    # With two responses the gap is linear in the policy, like its regret, of range 1.
+    regret = evaluate(study, [Piece(0)]).columns["regret"]
+    np.testing.assert_allclose(gaps, 2 * np.tanh(0.5) * regret, rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [(("nonsense",), "measures: 'nonsense' must be one of duality_gap"),
+     (("duality_gap",) * 2, "measures: measures must differ")],
+)  # fmt: skip
+def test_bad_measures_are_refused(names, message):
+    with pytest.raises(ValueError, match=message):
+        with_measures(*names)
+
+
 def test_likelihoods_leave_out_equal_pairs_and_reach_minus_infinity():
     p = np.array([[0.5, 0.25, 0.25]])
     policies = np.array([[[0.5, 0.5, 0.0]], [[0.25, 0.25, 0.5]]])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 
@@ -11,7 +12,10 @@ from rlhfsim.bandit import ContextualBandit
 from rlhfsim.checks import FloatArray
 from rlhfsim.data import PairCounts, PreferenceData
 from rlhfsim.data.counts import as_counts
+from rlhfsim.divergences.base import average_over_prompts
+from rlhfsim.games import duality_gap
 from rlhfsim.metrics import METRICS, Metric, Metrics
+from rlhfsim.studies.instances import Scene
 
 _GAINS = {
     "gain": Metric("value of the policy less that of the reference", "reward units", "gold gain"),
@@ -40,16 +44,41 @@ APART = "apart"
 #: Likelihoods of the data, where a study asks for them.
 LIKELIHOODS = ("chosen_logp", "rejected_logp")
 
-_ASKED_FOR = {
-    APART: Metric("total variation from the policy of the companion", "", "TV(π, companion)"),
-} | {
-    name: Metric(
-        f"mean of log π/π_ref of the {which} responses, over comparisons of different ones",
-        "nats",
-        f"mean log π/π_ref, {which}",
-    )
-    for name, which in zip(LIKELIHOODS, ("chosen", "rejected"), strict=True)
+#: What a study names in `measures`: how a policy fares as a game against the true preferences, and
+#: what online learners keep count of.
+EXTRA = {
+    "duality_gap": Metric(
+        "what the best responses gain on a policy in the game of the true preferences, on both "
+        "sides together; 0 for a minimax winner",
+        "",
+        "duality gap",
+    ),
+    "cumulative_regret": Metric(
+        "sum of the regrets of the policies played in all rounds",
+        "reward units",
+        "cumulative regret",
+    ),
+    "cumulative_regularized_regret": Metric(
+        "sum of what the policies played in all rounds lose to the regularized optimum",
+        "reward units",
+        "cumulative regularized regret",
+    ),
 }
+
+_ASKED_FOR = (
+    {
+        APART: Metric("total variation from the policy of the companion", "", "TV(π, companion)"),
+    }
+    | {
+        name: Metric(
+            f"mean of log π/π_ref of the {which} responses, over comparisons of different ones",
+            "nats",
+            f"mean log π/π_ref, {which}",
+        )
+        for name, which in zip(LIKELIHOODS, ("chosen", "rejected"), strict=True)
+    }
+    | EXTRA
+)
 
 #: Name -> description of everything that a cell may have.
 MEASURES: Mapping[str, Metric] = MappingProxyType(
@@ -97,10 +126,31 @@ def likelihoods(
     with np.errstate(divide="ignore"):
         for k, responses in enumerate((counts.winner, counts.loser)):
             base = np.log(reference[counts.prompt, responses])
-            found[:, k] = (np.log(policies[:, counts.prompt, responses]) - base) @ weights
+            logs = np.log(policies[:, counts.prompt, responses]) - base
+            # Rows added up one by one: the order in a product of matrices depends on their number.
+            found[:, k] = (np.ascontiguousarray(logs) * weights).sum(axis=-1)
+    return found
+
+
+def extra(
+    names: Sequence[str],
+    policies: FloatArray,
+    notes: Sequence[Mapping[str, Any]],
+    scene: Scene,
+) -> FloatArray:
+    """Return the (policies, names) values of `EXTRA`; NaN where a learner keeps no such count."""
+    bandit = scene.bandit
+    found = np.full((len(policies), len(names)), np.nan)
+    for column, name in enumerate(names):
+        if name == "duality_gap":
+            gaps = [duality_gap(pi, scene.game, available=bandit.available) for pi in policies]
+            found[:, column] = average_over_prompts(np.stack(gaps), bandit.prompt_dist)
+        else:
+            found[:, column] = [note.get(name, np.nan) for note in notes]
     return found
 
 
 def apart(policies: FloatArray, others: FloatArray, prompt_dist: FloatArray) -> FloatArray:
     """Return the (policies,) total variations of pairs of policies, averaged over prompts."""
-    return np.asarray(0.5 * np.abs(policies - others).sum(axis=-1) @ prompt_dist)
+    distance = 0.5 * np.abs(policies - others).sum(axis=-1)
+    return average_over_prompts(distance, prompt_dist)

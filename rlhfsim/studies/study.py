@@ -15,7 +15,7 @@ import numpy as np
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from rlhfsim.studies.instances import Instance
-from rlhfsim.studies.measures import ALWAYS, APART, LIKELIHOODS, SPLIT
+from rlhfsim.studies.measures import ALWAYS, APART, EXTRA, LIKELIHOODS, SPLIT
 from rlhfsim.studies.methods import AnyMethod
 from rlhfsim.studies.spec import Count, Label, Positive, Spec, Whole, describe
 
@@ -71,6 +71,9 @@ class Study(Spec):
     likelihoods : bool
         Also measure by how much the log-probabilities of the chosen and of the rejected responses
         of the data differ from the reference's, as `chosen_logp` and `rejected_logp`.
+    measures : tuple of str
+        What else is measured, of `rlhfsim.studies.measures.EXTRA`: "duality_gap",
+        "cumulative_regret", "cumulative_regularized_regret".
     testing : Testing
         The subset that a quick run takes.
 
@@ -91,6 +94,7 @@ class Study(Spec):
     bias: Annotated[bool, Field(strict=True)] = False
     companion: Label = ""
     likelihoods: Annotated[bool, Field(strict=True)] = False
+    measures: tuple[str, ...] = ()
     testing: Testing = Testing()
 
     def __init__(self, **settings: Any) -> None:
@@ -112,6 +116,16 @@ class Study(Spec):
         if isinstance(values, tuple) and len(set(values)) != len(values):
             raise ValueError("values of a grid must differ")
         return values
+
+    @field_validator("measures")
+    @classmethod
+    def _known(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        for name in names:
+            if name not in EXTRA:
+                raise ValueError(f"{name!r} must be one of {', '.join(EXTRA)}")
+        if len(set(names)) != len(names):
+            raise ValueError("measures must differ")
+        return names
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
@@ -198,6 +212,7 @@ class Study(Spec):
             *ALWAYS,
             *((APART,) if self.companion else ()),
             *(LIKELIHOODS if self.likelihoods else ()),
+            *self.measures,
             *(SPLIT if self.bias else ()),
         )
 

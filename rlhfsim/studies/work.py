@@ -23,7 +23,7 @@ from rlhfsim.sampling import sample_preferences
 from rlhfsim.studies import parts
 from rlhfsim.studies.instances import Scene
 from rlhfsim.studies.layout import Group, Layout
-from rlhfsim.studies.measures import ALWAYS, LIKELIHOODS, SPLIT, apart, columns, likelihoods
+from rlhfsim.studies.measures import ALWAYS, LIKELIHOODS, SPLIT, apart, columns, extra, likelihoods
 from rlhfsim.studies.study import Study
 from rlhfsim.threads import get_threads, set_threads
 
@@ -234,6 +234,11 @@ class _Worker:
             places = stage.places[good]
             values[places, : len(ALWAYS)] = columns(measured, policies, rewards, bandit)
             self._add_asked_for(values, places, points, policies, bandit, data)
+            if self.study.measures:
+                notes = [together.diagnostics.get(int(k), {}) for k in good]
+                values[places, self._width - len(self.study.measures) :] = extra(
+                    self.study.measures, policies, notes, stage.scene
+                )
         return values, errors
 
     def _add_asked_for(

@@ -18,11 +18,30 @@ from rlhfsim.studies.instances.families import (
     RareBest,
     Zipf,
 )
+from rlhfsim.studies.instances.games import ExplicitGame, RandomGame, TwoCycles
+from rlhfsim.studies.instances.online import MissedDirection
+from rlhfsim.studies.instances.steps import RarePath, TokenSequences
 from rlhfsim.studies.instances.table import Table
+from rlhfsim.studies.instances.xpo import HiddenBest
 
 #: The families by name; a study file says `family = "zipf"`.
 Instance = Annotated[
-    Random | Zipf | LogLinear | Aligned | RareBest | Decoys | PropositionA1 | Explicit | Table,
+    Random
+    | Zipf
+    | LogLinear
+    | Aligned
+    | RareBest
+    | Decoys
+    | PropositionA1
+    | Explicit
+    | HiddenBest
+    | RandomGame
+    | TwoCycles
+    | ExplicitGame
+    | MissedDirection
+    | TokenSequences
+    | RarePath
+    | Table,
     Field(discriminator="family"),
 ]
 
@@ -30,15 +49,22 @@ __all__ = [
     "Aligned",
     "Decoys",
     "Explicit",
+    "ExplicitGame",
     "Family",
+    "HiddenBest",
     "Instance",
     "Labelled",
     "Labels",
     "LogLinear",
+    "MissedDirection",
     "PropositionA1",
     "Random",
+    "RandomGame",
     "RareBest",
+    "RarePath",
     "Scene",
     "Table",
+    "TokenSequences",
+    "TwoCycles",
     "Zipf",
 ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from abc import abstractmethod
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Annotated, Any, ClassVar
 
 import numpy as np
@@ -12,6 +13,7 @@ from pydantic import Field, model_validator
 
 from rlhfsim.bandit import ContextualBandit
 from rlhfsim.checks import FloatArray
+from rlhfsim.games import advantage
 from rlhfsim.preferences import BradleyTerry, LabelNoise, PreferenceModel, RaterMixture
 from rlhfsim.studies.spec import Count, Label, Positive, Spec, key_of
 
@@ -64,6 +66,11 @@ class Scene:
     def reward_range(self) -> float:
         """Largest difference of two true rewards at one prompt, in reward units."""
         return float(np.ptp(self.bandit.reward, axis=1).max())
+
+    @cached_property
+    def game(self) -> FloatArray:
+        """The (X, Y, Y) advantages of the law of labels."""
+        return advantage(self.labels)
 
     def require_features(self) -> FloatArray:
         """Return the features, or raise a ValueError where there are none."""

@@ -28,6 +28,13 @@ from rlhfsim.studies.methods.explicit import (
     PessimisticMLEMethod,
     RLHFMethod,
 )
+from rlhfsim.studies.methods.games import (
+    IterativeChiPOMethod,
+    MinimaxWinnerMethod,
+    NashMDMethod,
+    RegularizedNashMethod,
+    SelfPlayMethod,
+)
 from rlhfsim.studies.methods.inference import (
     BestOfNMethod,
     CTRLMethod,
@@ -35,12 +42,15 @@ from rlhfsim.studies.methods.inference import (
     InferenceTimePessimismMethod,
     SoftBestOfNMethod,
 )
+from rlhfsim.studies.methods.online import OnlineRLHFMethod
 from rlhfsim.studies.methods.policies import (
     AllPolicies,
     FiniteClassOfPolicies,
     LogLinearClass,
     Policies,
 )
+from rlhfsim.studies.methods.steps import TokenDemonstrationsMethod, TokenRLHFMethod
+from rlhfsim.studies.methods.xpo import IteratedDPOMethod, XPOMethod
 
 #: The methods by name; a study file says `method = "DPO"`.
 AnyMethod = Annotated[
@@ -64,7 +74,17 @@ AnyMethod = Annotated[
     | InfAlignMethod
     | CTRLMethod
     | ListedMethod
-    | TrainedMethod,
+    | TrainedMethod
+    | MinimaxWinnerMethod
+    | RegularizedNashMethod
+    | SelfPlayMethod
+    | NashMDMethod
+    | IterativeChiPOMethod
+    | OnlineRLHFMethod
+    | XPOMethod
+    | IteratedDPOMethod
+    | TokenRLHFMethod
+    | TokenDemonstrationsMethod,
     Field(discriminator="method"),
 ]
 
@@ -80,10 +100,15 @@ __all__ = [
     "IPOMethod",
     "InfAlignMethod",
     "InferenceTimePessimismMethod",
+    "IteratedDPOMethod",
+    "IterativeChiPOMethod",
     "KTOMethod",
     "ListedMethod",
     "LogLinearClass",
     "Method",
+    "MinimaxWinnerMethod",
+    "NashMDMethod",
+    "OnlineRLHFMethod",
     "POWERMethod",
     "PessimisticLikelihoodMethod",
     "PessimisticMLEMethod",
@@ -92,8 +117,13 @@ __all__ = [
     "REBELMethod",
     "RLHFMethod",
     "RPOMethod",
+    "RegularizedNashMethod",
     "SLiCMethod",
+    "SelfPlayMethod",
     "SimPOMethod",
     "SoftBestOfNMethod",
+    "TokenDemonstrationsMethod",
+    "TokenRLHFMethod",
     "TrainedMethod",
+    "XPOMethod",
 ]
