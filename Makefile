@@ -38,6 +38,9 @@ bench: $(VENV)/.bench ## measure against what people use today (writes benchmark
 	$(BIN)/python benchmarks/bench_learners.py
 	$(BIN)/python benchmarks/bench_dynamics.py
 	$(BIN)/python benchmarks/bench_studies.py
+	$(BIN)/python benchmarks/bench_games.py
+	$(BIN)/python benchmarks/bench_online.py
+	$(BIN)/python benchmarks/bench_mdp.py
 
 paper: $(VENV)/.core ## reproduce the numbers of every paper in paper_repro/
 	@for folder in paper_repro/*/; do \

@@ -1,4 +1,4 @@
-"""An exact simulator for the theory of offline RLHF.
+"""An exact simulator for the theory of RLHF, offline and beyond.
 
 The model.  Prompts `x ~ rho` and responses `y`, both finite; a reference (sampling) policy
 `p = pi_ref(.|x)`; a true reward `r*(x, y)`.  Preference data are n triples `(x, y+, y-)`:
@@ -45,10 +45,17 @@ module              what is in it
 `solvers`           `solve` -> `Solution` with its duality gap: numpy, torch, dask, streamed; with
                     constraints (`solve_convex`); the path in beta; the mpmath reference solver
 `inference`         exact best-of-N with ties, soft best-of-N, rejection sampling; win rates
+`games`             general preferences as games: minimax winners, regularized Nash, duality gaps,
+                    self-play, Nash-MD, iterative chiPO; unilateral coverage
+`mdp`               more than one step: finite-horizon processes and trees of tokens, soft values,
+                    trajectories and their preferences
+`online`            rounds of collection: main agent and enhancer over linear rewards, XPO; the
+                    exact regret of every round
 `bounds`            right-hand sides of theorems, every constant explicit
 `losses`            direct losses (DPO, chiPO, IPO, ...), exact values and gradients
 `learners`          from data and a reference to a policy: RLHF, direct (`learners.direct`),
-                    pessimistic, at inference time, InfAlign, ...; the list `LEARNERS`;
+                    pessimistic, at inference time, InfAlign, of games (`learners.games`), online
+                    (`learners.online`), by token (`learners.steps`), ...; the list `LEARNERS`;
                     `choose_beta`; many learners on one dataset (`learners.together`)
 `metrics`           `Yardstick`: regret, win rates, coverage, distance from the regularized optimum,
                     of many policies at once

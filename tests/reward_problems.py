@@ -34,7 +34,6 @@ def negative_log_likelihood(wins, r):
 def declined(monkeypatch):
     """Let the compiled kernels vouch for nothing, so that the general route fits everything."""
 
-
     def declining(right):
         def declines(*arguments):
             fits = right(*arguments)
