@@ -70,13 +70,3 @@ def test_quoted_numbers_are_measured():
     assert (last["parameter"], round(last["kl_formula"], 2), round(last["kl"], 2)) == (
         16384, 8.70, 2.90,
     )  # fmt: skip
-
-
-def test_its_headline_is_what_a_check_finds():
-    from rlhfsim.claims import CLAIMS
-    from rlhfsim.claims.checking import check
-    from rlhfsim.claims.headline import headline
-
-    # Nothing in it depends on how many instances are drawn, unless one of them fails a claim.
-    assert headline(check(CLAIMS, instances=1)) in TEXT
-    assert f"There are {len(CLAIMS)}, a file" in TEXT

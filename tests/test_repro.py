@@ -253,6 +253,22 @@ def test_report_holds_every_claim_that_was_checked(full):
         assert f'<span class="math">{to_html(claim.formula)}</span>' in report
 
 
+def test_headline_of_the_readme_is_what_was_checked(full):
+    from rlhfsim.claims import CheckResult
+    from rlhfsim.claims.headline import headline
+
+    out, _ = full
+    rows = pd.read_parquet(out / "tables" / "claims.parquet").to_dict("records")
+    results = [
+        CheckResult(**row | {"witness": None if pd.isna(row["witness"]) else row["witness"]})
+        for row in rows
+    ]
+    text = (Path(__file__).parents[1] / "README.md").read_text()
+    # Nothing in it depends on how many instances are drawn, unless one of them fails a claim.
+    assert headline(results) in text
+    assert f"There are {len(results)}, a file" in text
+
+
 def test_figure_scripts_draw(full, tmp_path, monkeypatch):
     out, _ = full
     scripts = sorted((Path(__file__).parents[1] / "figures").glob("*.py"))
