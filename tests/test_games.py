@@ -32,7 +32,7 @@ from rlhfsim.games import (
     pair_law,
     unilateral_concentrability,
 )
-from rlhfsim.games.exact_program import exact_support, maximize
+from rlhfsim.games.exact_program import exact_winner, maximize
 from rlhfsim.games.solution import require_equilibrium
 from rlhfsim.preferences.examples import PREFERENCE_MODELS
 
@@ -242,7 +242,34 @@ def test_margins_below_what_programs_resolve_are_decided_exactly():
     np.testing.assert_allclose(
         minimax_winner(l).policy, np.array([2.0, 4.0, 1.0, 0.0]) / 7.0, rtol=1e-9, atol=0
     )
-    np.testing.assert_array_equal(exact_support(l), [True, True, True, False])
+    np.testing.assert_allclose(exact_winner(l), np.array([2.0, 4.0, 1.0, 0.0]) / 7.0, rtol=1e-9)
+
+
+def test_nearly_skew_advantages_are_made_so():
+    """What `duality_gap` takes for a game the winner does too: the nearest skew-symmetric one."""
+    near = np.array([[0, 0.5 + 5e-13, -0.2], [-0.5, 0, 0.3], [0.2, -0.3, 0]])
+    exact = 0.5 * (near - near.T)
+    found = minimax_winner(near)
+    np.testing.assert_array_equal(found.policy, minimax_winner(exact).policy)
+    np.testing.assert_allclose(found.policy, [0.3, 0.2, 0.5], atol=1e-12)
+    assert abs(found.gap) <= 6 * EPS
+    np.testing.assert_array_equal(duality_gap([0, 1, 0], near), duality_gap([0, 1, 0], exact))
+    with pytest.raises(ValueError, match="advantages must sum to 0"):
+        minimax_winner(near + 1e-11)
+
+
+@pytest.mark.parametrize("noise", [1e-13, 1e-12, 1e-11])
+def test_responses_that_are_nearly_copies_of_each_other(noise):
+    """The masses of the copies add up to those of the cycle that was copied."""
+    cycle = np.array([[0, 0.8, -0.6], [-0.8, 0, 0.4], [0.6, -0.4, 0]])
+    for seed in range(4):
+        rng = np.random.default_rng(seed)
+        kind = np.concatenate([np.arange(3), rng.integers(0, 3, 4)])
+        drift = noise * rng.standard_normal((7, 7))
+        solution = minimax_winner(cycle[kind][:, kind] + drift - drift.T)
+        assert abs(solution.gap) <= 20 * EPS
+        together = np.bincount(kind, solution.policy)
+        np.testing.assert_allclose(together, np.array([4, 6, 8]) / 18, atol=20 * noise)
 
 
 def test_the_rational_program():
@@ -307,6 +334,15 @@ def test_what_covers_a_policy_need_not_cover_who_leaves_it():
     pairs[0, 1], pairs[0, 2], pairs[1, 2], pairs[0, 3], pairs[1, 3] = np.full(5, 0.2)
     assert unilateral_concentrability([0.5, 0.5, 0, 0], pairs) == pytest.approx(5.0)
     assert unilateral_concentrability([0.4, 0.4, 0.2, 0], pairs) == np.inf
+
+
+def test_masses_whose_squares_underflow_are_covered_or_not():
+    pi = np.array([1.0, 1e-200])
+    assert unilateral_concentrability(pi, [[1.0, 0.0], [0.0, 0.0]]) == np.inf
+    # max(1 / (mu/2), 1e-400 / (mu/2)) of the only pair.
+    rare = [[1.0, 1e-300], [0.0, 0.0]]
+    assert unilateral_concentrability(pi, rare) == pytest.approx(2e300, rel=1e-12)
+    assert unilateral_concentrability(pi, [[0.5, 0.5], [0.0, 0.0]]) == pytest.approx(4.0)
 
 
 def test_estimates_are_smoothed_shares():

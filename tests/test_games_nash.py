@@ -1,5 +1,7 @@
 """Regularized equilibria and iterations towards them."""
 
+from fractions import Fraction
+
 import numpy as np
 import pytest
 from game_problems import games
@@ -7,6 +9,7 @@ from scipy.optimize import root
 
 from rlhfsim import (
     KL,
+    AlphaDivergence,
     BradleyTerry,
     ChiSquared,
     ForwardKL,
@@ -17,9 +20,12 @@ from rlhfsim import (
     solve,
 )
 from rlhfsim.games import (
+    GameError,
+    advantage,
     duality_gap,
     iterative_chi_po,
     minimax_winner,
+    nash,
     nash_md,
     regularized_gap,
     sampled_self_play,
@@ -172,6 +178,72 @@ def test_responses_of_no_mass_are_not_played():
         np.testing.assert_allclose(policy[:, kept], smaller, atol=1e-13)
 
 
+CYCLE = np.array([[0.0, 1.0, -1.0], [-1.0, 0.0, 1.0], [1.0, -1.0, 0.0]])
+LOSES = np.array([[0.0, -1.0], [1.0, 0.0]])
+LOSES3 = np.array([[0.0, -1.0, -1.0], [1.0, 0.0, 1.0], [1.0, -1.0, 0.0]])
+
+
+def test_weights_beyond_the_floats_end_in_equilibria():
+    """Where f'' is tiny (`p / f'' = pi^2 / p` of forward KL) p of 1e-300 makes 1e300."""
+    beta = 1e-4
+    found = solve_nash(LOSES, [1.0, 1e-300], ForwardKL(), beta)
+    assert abs(found.gap) <= found.tolerance < 1e-13
+    # In `max pi(1) - beta KL(p || pi)` what is left for 0, by hand, is beta.
+    np.testing.assert_allclose(found.policy, [beta, 1.0 - beta], rtol=1e-12)
+    found = solve_nash(CYCLE, [1e-300, 0.5, 0.5], AlphaDivergence(0.3), beta)
+    assert abs(found.gap) <= found.tolerance < 1e-13
+    np.testing.assert_allclose(found.policy, 1 / 3, atol=1e-3)
+
+
+def test_steps_that_are_no_numbers_end_the_search(monkeypatch):
+    """A row whose systems are singular fails by name; the others of the batch do not."""
+    real = nash._Search._step
+
+    def spoilt(search, scores, t, rows):
+        step = real(search, scores, t, rows)
+        step[rows == 1] = np.nan
+        return step
+
+    monkeypatch.setattr(nash._Search, "_step", spoilt)
+    with pytest.raises(GameError, match=r"prompt \[1\]: duality gap") as caught:
+        solve_nash(np.stack([CYCLE, LOSES3, CYCLE]), [0.2, 0.3, 0.5], KL(), 0.1)
+    np.testing.assert_array_equal(caught.value.solution.policy[0], caught.value.solution.policy[2])
+
+
+def test_singular_systems_have_no_solution_and_spoil_no_other():
+    systems = np.stack([np.eye(2), np.ones((2, 2)), 2.0 * np.eye(2)])
+    found = nash._solved(systems, np.ones((3, 2)))
+    np.testing.assert_array_equal(found, [[1, 1], [np.nan, np.nan], [0.5, 0.5]])
+
+
+def test_the_search_through_beta_is_bounded(monkeypatch):
+    tried = []
+    monkeypatch.setattr(
+        nash._Search,
+        "_improve",
+        lambda search, scores, t, rows, steps: (tried.append(1) or scores, np.full(len(t), np.inf)),
+    )
+    monkeypatch.setattr(nash, "_MOST_MOVES", 3)
+    with pytest.raises(GameError, match="duality gap"):
+        solve_nash(CYCLE, [0.2, 0.3, 0.5], KL(), 0.1)
+    assert len(tried) == 2 * 3
+
+
+def test_a_covariance_with_one_weight_of_nearly_all():
+    """`l H` against rational arithmetic."""
+    rng = np.random.default_rng(22)
+    for weight in ([1e30, 2.0, 3.0], [1.0, 1e-25, 1e-30], [0.0, 0.0, 0.0], [0.2, 0.5, 0.3]):
+        l = games("generic", 1, 3, rng)
+        w, g = [Fraction(v) for v in weight], [[Fraction(v) for v in row] for row in l[0].tolist()]
+        total = sum(w) or 1
+        exact = [
+            [float(w[j] * (row[j] - sum(a * b for a, b in zip(row, w, strict=True)) / total))
+             for j in range(3)] for row in g
+        ]  # fmt: skip
+        found = nash._against_covariance(l, np.array([weight]))[0]
+        np.testing.assert_allclose(found, exact, rtol=1e-13)
+
+
 UNIFORM = np.full(3, 1 / 3)
 RNG = np.random.default_rng(0)
 
@@ -187,6 +259,14 @@ RNG = np.random.default_rng(0)
         (lambda g: solve_nash(g, [0.5, 0.5, 0.0], ForwardKL(), 1.0), r"reference\[2\] is 0"),
         (lambda g: solve_nash(g, UNIFORM, KL(), 1.0, start=np.zeros(4)), "start has shape"),
         (lambda g: solve_nash(g, UNIFORM, KL(), 1.0, start=np.nan), "start is nan"),
+        (lambda g: solve_nash(g, UNIFORM, KL(), []), r"beta has shape \(0,\)"),
+        (lambda g: solve_nash(g, UNIFORM, KL(), 1e-200), "beta is too small"),
+        (lambda g: nash_md(g, UNIFORM, [], 2), r"beta has shape \(0,\)"),
+        (lambda g: self_play(g, UNIFORM, 2, step=[]), r"step has shape \(0,\)"),
+        (lambda g: self_play(g, [UNIFORM] * 3, 2, step=[1, 1]), r"step \(2,\)"),
+        (lambda g: nash_md(g, [UNIFORM] * 3, [1, 1], 2), r"beta \(2,\)"),
+        (lambda g: nash_md(g, [UNIFORM] * 3, 1.0, 2, step=[0.1, 0.1]), r"step \(2,\)"),
+        (lambda g: sampled_self_play(g, [UNIFORM] * 3, 2, 1, RNG, step=[1, 1]), r"step \(2,\)"),
         (lambda g: nash_md(g, UNIFORM, 1.0, 0), "iterations is 0"),
         (lambda g: nash_md(g, UNIFORM, 1.0, 5, step=1.5), "step is 1.5; it must be at most"),
         (lambda g: nash_md(g, UNIFORM, -1.0, 5), "beta is -1.0"),
@@ -306,6 +386,57 @@ def test_last_iterates_tend_to_the_regularized_equilibrium():
     assert (unregularized.average_gap[-2] < 0.05).all()
 
 
+def test_grids_of_steps_and_betas_are_runs_of_each():
+    l, p = problem(3, 4, 14)
+    betas, steps = np.array([0.3, 0.7])[:, None], np.array([0.2, 0.4, 0.5])
+    for run in (nash_md, iterative_chi_po):
+        grid = run(l, p, betas, 6, step=steps)
+        assert grid.gap.shape == (7, 2, 3)
+        for k in range(2):
+            alone = run(l, p, betas[k, 0], 6, step=steps)
+            np.testing.assert_array_equal(grid.policy[k], alone.policy)
+            np.testing.assert_array_equal(grid.gap[:, k], alone.gap)
+    grid = self_play(l[0], p[0], 6, step=steps)
+    np.testing.assert_array_equal(grid.average[2], self_play(l[0], p[0], 6, step=0.5).average)
+    assert self_play(l[0], p[0], 6).gap.shape == (7,)
+
+
+def test_references_of_rounded_sums_can_be_sampled():
+    p = [[0.5, 0.5 + 5e-10, 0.0]]
+    trace = sampled_self_play(cyclic_preference(3), p, 3, 4, np.random.default_rng(23))
+    assert trace.policy[0, 2] == 0.0
+
+
+def test_deviations_are_to_responses_that_the_reference_lacks_too():
+    """Single-policy coverage is not enough: what was never seen beats all that was."""
+    l = np.array([[0, 0.1, -1], [-0.1, 0, -1], [1, 1, 0.0]])
+    p = [0.5, 0.5, 0.0]
+    for trace in (self_play(l, p, 5), nash_md(l, p, 1.0, 5), iterative_chi_po(l, p, 1.0, 5)):
+        np.testing.assert_allclose(trace.gap, 2.0, rtol=1e-15)
+        np.testing.assert_allclose(trace.average_gap, 2.0, rtol=1e-15)
+        np.testing.assert_array_equal(trace.gap[-1], duality_gap(trace.policy, l))
+
+
+def test_clipped_iterative_chi_po_is_dual_averaging():
+    """Scores of responses without mass go on being moved: no mirror step from the policy."""
+    model = cyclic_preference(3, 0.5)
+    l, p = advantage(model)[0], np.array([0.05, 0.05, 0.9])
+    beta, eta, scores, off = 0.1, 2.0, np.zeros(3), []
+    pi = p
+    for t in range(1, 13):
+        before, answer = pi, eta * l @ pi
+        scores = (1 - eta * beta) * scores + answer
+        pi = solve(scores, p, ChiSquared(), 1.0).policy
+        found = iterative_chi_po(model, p, beta, t, step=eta, divergence=ChiSquared()).policy[0]
+        np.testing.assert_allclose(found, pi, atol=1e-12)
+        kept = (1 - eta * beta) * ChiSquared().link(before / p)
+        mirror = solve(answer + kept, p, ChiSquared(), 1.0).policy
+        off.append(np.abs(mirror - pi).max())
+        if (before > 0).all():
+            assert off[-1] < 1e-12
+    assert max(off) > 1e-3
+
+
 def test_one_prompt_is_a_batch_of_one_and_masses_of_zero_stay():
     l, p = problem(3, 4, 13)
     p[1] = [0.5, 0.5, 0.0, 0.0]
@@ -318,9 +449,10 @@ def test_one_prompt_is_a_batch_of_one_and_masses_of_zero_stay():
         trace = run(l, p)
         assert not trace.policy[1, 2:].any()
         assert not trace.policy.flags.writeable
-        # Those that the reference lacks are no threat either, though they beat all others.
-        small = duality_gap(trace.policy[1, :2], l[1, :2, :2])
-        np.testing.assert_allclose(trace.gap[-1, 1], small, atol=1e-15)
+        # Those that the reference lacks are a threat all the same: they beat all others.
+        np.testing.assert_allclose(trace.gap[:, 1], 2.0, atol=1e-15)
+        np.testing.assert_allclose(trace.average_gap[:, 1], 2.0, atol=1e-15)
+        np.testing.assert_array_equal(trace.gap[-1], duality_gap(trace.policy, l))
         for x in range(3):
             alone = run(l[x], p[x])
             np.testing.assert_array_equal(alone.policy, trace.policy[x])

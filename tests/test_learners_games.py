@@ -16,6 +16,7 @@ from rlhfsim import (
     random_preference,
     sample_preferences,
 )
+from rlhfsim.data import PairCounts
 from rlhfsim.games import (
     duality_gap,
     estimated_preference,
@@ -89,6 +90,19 @@ def test_what_the_reference_lacks_gets_nothing(learner):
     policy = fitted(learner, data, bandit).policy
     assert not policy[reference == 0].any()
     np.testing.assert_array_equal(policy[2], [0, 0, 1, 0, 0])
+
+
+@pytest.mark.parametrize("learner", [SelfPlay(9), SelfPlay(9, average=False), NashMD(0.3, 9),
+                                     IterativeChiPO(0.3, 9)])  # fmt: skip
+def test_estimated_gaps_are_those_of_all_deviations(learner):
+    """The third response won all its comparisons; a reference without it cannot answer."""
+    law = PairCounts([0, 0, 0], [0, 2, 2], [1, 0, 1], [20.0, 30.0, 30.0], 0.0, (1, 3))
+    learned = learner.fit(law, [[0.5, 0.5, 0.0]])
+    game = estimated_preference(law)
+    found = learned.diagnostics["estimated_gap"]
+    assert (found > 1.8).all()
+    if not (isinstance(learner, SelfPlay) and learner.average):
+        np.testing.assert_array_equal(found[-1], duality_gap(learned.policy, game))
 
 
 def test_they_play_the_estimated_game():

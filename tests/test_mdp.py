@@ -10,11 +10,20 @@ from hypothesis import strategies as st
 from scipy.special import logsumexp, softmax
 from step_processes import laws, ragged_mdp, random_policy
 
-from rlhfsim import KL, ChiSquared, ForwardKL, JensenShannon, random_bandit, solve
+from rlhfsim import (
+    KL,
+    ChiSquared,
+    ContextualBandit,
+    ForwardKL,
+    JensenShannon,
+    random_bandit,
+    solve,
+)
 from rlhfsim.mdp import (
     FiniteHorizonMDP,
     LinearMDP,
     PrefixTree,
+    TokenTree,
     action_values,
     chi_squared_over_trajectories,
     max_trajectory_concentrability,
@@ -58,6 +67,25 @@ def test_one_step_is_the_bandit_to_the_bit(divergence):
     np.testing.assert_array_equal(optimal_policy(mdp)[0], bandit.optimal_policy())
 
 
+def test_tied_actions_go_to_the_best_covered_one_as_in_the_bandit():
+    """Rewards of two levels tie everywhere; references tie too, and lack what is unavailable."""
+    rng = np.random.default_rng(14)
+    reward = rng.integers(0, 2, (50, 4)).astype(float)
+    mask = np.ones((50, 4), bool)
+    mask[:, 1] = rng.random(50) < 0.5
+    weight = rng.integers(1, 3, (50, 4)) * mask
+    reference = weight / weight.sum(axis=1, keepdims=True)
+    bandit = ContextualBandit(np.full(50, 0.02), reference, reward, available=mask)
+    best = optimal_policy(FiniteHorizonMDP.from_bandit(bandit))[0]
+    np.testing.assert_array_equal(best, bandit.optimal_policy())
+    assert (best.argmax(axis=1) != np.where(mask, reward, -1.0).argmax(axis=1)).any()
+    # At an early step too: what follows is the same from either state.
+    two = FiniteHorizonMDP(
+        [1.0], ([[0, 1]],), ([[0.0, 0.0]], [[1.0, 0.0], [0.0, 1.0]]), ([[0.25, 0.75]], np.eye(2))
+    )
+    np.testing.assert_array_equal(optimal_policy(two)[0], [[0.0, 1.0]])
+
+
 # ---- against all trajectories --------------------------------------------------------------------
 
 
@@ -93,6 +121,16 @@ def test_occupancies_and_values_belong_together(seed):
         np.testing.assert_allclose((pi * own_q).sum(axis=1), own_v, atol=1e-13)
     # One transition of the first step ends the episode.
     assert there[1].sum() == pytest.approx(1.0 - there[0][1] * policy[0][1, 1])
+
+
+def test_every_action_may_end_the_episode():
+    half = np.full((2, 2), 0.5)
+    mdp = FiniteHorizonMDP([0.5, 0.5], (np.full((2, 2), -1),), (np.ones((2, 2)),) * 2, (half, half))
+    there = occupancies(mdp, mdp.reference)
+    np.testing.assert_array_equal(there, [[0.5, 0.5], [0.0, 0.0]])
+    many = occupancies(mdp, np.broadcast_to(half, (2, 3, 2, 2)))
+    np.testing.assert_array_equal(many[1], np.zeros((3, 2)))
+    assert float(value(mdp, mdp.reference)) == 1.0
 
 
 def test_optimal_policy_beats_every_deterministic_policy():
@@ -258,6 +296,12 @@ def test_features_and_measures_that_make_no_distributions():
     flipped = np.array([[1.5, -0.5, 0.0], [0.0, 0.5, 0.5]])
     with pytest.raises(ValueError, match=r"measures\[0\]\[\d, \d, 1\] is -.*must not be negative"):
         LinearMDP(measures=(flipped,), **fields)
+    with pytest.raises(ValueError, match="values has 1 arrays; it must have 2"):
+        linear.weights([np.zeros(3)])
+    with pytest.raises(
+        ValueError, match=r"values\[1\] has shape \(2,\); it must have shape \(3,\)"
+    ):
+        linear.weights([np.zeros(3), np.zeros(2)])
     with pytest.raises(ValueError, match="measures has 0 arrays; it must have 1"):
         LinearMDP(measures=(), **fields)
     with pytest.raises(ValueError, match=r"measures\[0\] has shape \(2, 2\); .* \(2, 3\)"):
@@ -293,6 +337,11 @@ FULL = [np.ones((1, 2), bool), np.ones((2, 2), bool)]
         ({"transitions": [[[[1.0], [1.0]]]]}, r"transitions\[0\] has shape \(1, 2, 1\)"),
         ({"transitions": [[[0]]]}, r"transitions\[0\] has shape \(1, 1\)"),
         ({"reference": [[[0.5, 0.6]], GOOD["reference"][1]]}, r"reference\[0\]\[0\] sums to 1.1"),
+        (
+            {"reference": [[[[0.5, 0.5]]] * 3, GOOD["reference"][1]]},
+            r"reference\[0\] has shape \(3, 1, 2\); it must have shape \(1, 2\)",
+        ),
+        ({"transitions": [[[0], [0, 1]]]}, r"transitions\[0\] is .* rows must be equally long"),
         ({"reference": [[[0.5, 0.5]]]}, "reference has 1 arrays; it must have 2"),
         ({"reference": [[[1.0]], GOOD["reference"][1]]}, r"reference\[0\] has shape \(1, 1\)"),
         ({"available": [FULL[0]]}, "available has 1 arrays"),
@@ -310,6 +359,7 @@ def test_bad_processes(change, message):
 
 
 MDP = FiniteHorizonMDP(**GOOD)
+HUGE = replace(MDP, reward=[np.full(shape, 1e308) for shape in MDP.shapes])
 MASKED = FiniteHorizonMDP(
     **(GOOD | {"reference": [[[1.0, 0.0]], GOOD["reference"][1]]}),
     available=(np.array([[True, False]]), FULL[1]),
@@ -323,7 +373,14 @@ MASKED = FiniteHorizonMDP(
          "process is a ContextualBandit; it must be a FiniteHorizonMDP or a TokenTree"),
         (lambda: solve_steps(MDP, KL(), 0.0), "beta is 0.0"),
         (lambda: solve_steps(MDP, KL(), [[1.0]]), r"beta has shape \(1, 1\)"),
+        (lambda: solve_steps(MDP, KL(), []), r"beta has shape \(0,\); it must be a number or"),
         (lambda: solve_steps(MDP, "KL", 1.0), "divergence is 'KL'"),
+        (lambda: step_divergence(MDP, MDP.reference, "kl"), "divergence is 'kl'; it must be a Div"),
+        (lambda: value(MDP, [np.full((3, 1, 2), 0.5), np.full((4, 2, 2), 0.5)]),
+         r"policy\[1\] has shape \(4, 2, 2\); .* those of the steps before, \(3,\)"),
+        (lambda: value(HUGE, MDP.reference), "reward.0. plus the value of what follows is inf at"),
+        (lambda: optimal_policy(HUGE), "reward.0. plus the value of what follows is inf at"),
+        (lambda: chi_squared_over_trajectories(HUGE, 1.0), "reward.0. plus the value of what foll"),
         (lambda: solve_steps(MDP, KL(), 1.0, reward=[[[0.0, 1.0]]]), "reward has 1 arrays"),
         (lambda: solve_steps(MDP, KL(), 1.0, reward=([[0.0]], GOOD["reward"][1])),
          r"reward\[0\] has shape \(1, 1\); it must be \(1, 2\)"),
@@ -397,6 +454,14 @@ def test_over_trajectories_of_tokens_it_is_the_bandit():
     assert chi_squared_over_trajectories(one, 5.0).value == pytest.approx(best.value, rel=1e-13)
     with pytest.raises(ValueError, match="beta is 0"):
         chi_squared_over_trajectories(one, 0)
+
+
+def test_prompts_that_do_not_occur_have_no_ratio():
+    rewards = [[0.0, 1.0], [0.0, -100.0]]
+    bandit = ContextualBandit([1.0, 0.0], np.full((2, 2), 0.5), rewards)
+    tree = TokenTree.from_bandit(bandit, PrefixTree.full(2, 1))
+    for process in (tree, tree.as_mdp()):
+        assert chi_squared_over_trajectories(process, 1.0).least_ratio == 0.5
 
 
 def test_what_the_reference_cannot_do_has_no_ratio():

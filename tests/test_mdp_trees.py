@@ -1,6 +1,7 @@
 """Prefix trees and responses made token by token, against whole sequences."""
 
 import pickle
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -218,6 +219,13 @@ def test_one_token_is_the_bandit_to_the_bit(divergence):
     np.testing.assert_array_equal(again.reward, bandit.reward)
 
 
+def test_a_bandit_whose_responses_are_all_available_is_a_tree():
+    bandit = random_bandit(2, 4, np.random.default_rng(6))
+    whole = replace(bandit, available=np.ones((2, 4), bool))
+    trees = [TokenTree.from_bandit(b, PrefixTree.full(2, 2)) for b in (bandit, whole)]
+    np.testing.assert_array_equal(trees[0].reference[1], trees[1].reference[1])
+
+
 def test_chi_squared_by_token_is_not_by_sequence():
     """Two tokens, closed form: one good response, uniform reference, no clipping."""
     bandit = ContextualBandit([1.0], [[0.25] * 4], [[1.0, 0.0, 0.0, 0.0]])
@@ -268,6 +276,12 @@ def test_trees_are_frozen_and_pickled():
 TREE = PrefixTree.full(2, 2)
 HALVES = ([[[0.5, 0.5]]], [[[0.5, 0.5], [0.5, 0.5]]])
 ZEROS = ([[[0.0, 0.0]]], [[[0.0, 0.0], [0.0, 0.0]]])
+LACKING = ContextualBandit(
+    [0.5, 0.5],
+    [[0.25] * 4, [0.5, 0.5, 0.0, 0.0]],
+    np.zeros((2, 4)),
+    available=np.array([[True] * 4, [True, True, False, True]]),
+)
 HOLED = PrefixTree.from_sequences([[0, 0], [1, 1]])
 
 
@@ -276,6 +290,12 @@ HOLED = PrefixTree.from_sequences([[0, 0], [1, 1]])
     [
         (lambda: PrefixTree(()), "children has 0 arrays; the horizon must be at least 1"),
         (lambda: PrefixTree(3), "children is 3; it must be a sequence"),
+        (lambda: PrefixTree([[[-1], [-1, -1]]]), r"children\[0\] is .* rows must be equally long"),
+        (lambda: PrefixTree([np.array([[2**64 - 1]], np.uint64)]),
+         r"children\[0\]\[0, 0\] is 18446744073709551615; it must be an int64"),
+        (lambda: PrefixTree.from_sequences(np.array([[2**64 - 1]], np.uint64)),
+         r"steps\[0, 0\] is 18446744073709551615"),
+        (lambda: PrefixTree.from_parents([[-1], [0, 0]]), "parent is .* rows must be equally long"),
         (lambda: PrefixTree([[[0.5]]]), r"children\[0\] is .*plain array of integers"),
         (lambda: PrefixTree([[[-1], [-1]]]), r"children\[0\] has shape \(2, 1\); .*\(1, A\)"),
         (lambda: PrefixTree([[[0, 1]], [[-1]]]), r"children\[1\] has shape \(1, 1\); .* \(2, A\)"),
@@ -326,6 +346,20 @@ HOLED = PrefixTree.from_sequences([[0, 0], [1, 1]])
          r"reward\[1\]\[0, 0, 1\] is 1.0; it must be 0"),
         (lambda: TokenTree.from_bandit(random_bandit(1, 3, np.random.default_rng(0)), TREE),
          "prefixes has 4 responses; it must have those of the data, 3"),
+        (lambda: TokenTree.from_bandit(LACKING, TREE), r"bandit.available\[1, 2\] is False; every"),
+        (lambda: token_policy("x", [0.5, 0.5]), "prefixes is a str; it must be a PrefixTree"),
+        (lambda: TREE.spread(np.zeros(5)), r"values has shape \(5,\); .* the 4 responses"),
+        (lambda: TREE.spread(np.zeros(())), r"values has shape \(\); .* the 4 responses"),
+        (lambda: TREE.summed(np.zeros((4, 3))), r"values has shape \(4, 3\); .* the 4 responses"),
+        (lambda: TREE.at_ends([np.zeros((1, 2)), np.zeros((3, 2))]),
+         r"levels\[1\] has shape \(3, 2\); its last axes must be \(2, 2\)"),
+        (lambda: TREE.sums_along([np.zeros((1, 1)), np.zeros((2, 2))]),
+         r"levels\[0\] has shape \(1, 1\); its last axes must be \(1, 2\)"),
+        (lambda: TREE.sums_along([np.zeros((1, 2))]), "levels has 1 arrays; it must have 2"),
+        (lambda: TREE.steps_along([np.zeros((1, 2)), np.zeros((2, 3))]), r"levels\[1\] has shape"),
+        (lambda: TREE.products_along([np.zeros((2, 1, 2)), np.zeros((3, 2, 2))]),
+         r"levels\[1\] has shape \(3, 2, 2\); .* of the levels before, \(2,\)"),
+        (lambda: TREE.products_along(3), "levels is 3; it must be a sequence"),
         (lambda: value(random_token_tree(TREE, 2, np.random.default_rng(0)), HALVES),
          r"policy\[0\] has shape \(1, 1, 2\); its last axes must be \(2, 1, 2\)"),
     ],

@@ -5,7 +5,14 @@ import pytest
 from scipy.optimize import minimize_scalar
 
 from rlhfsim import KL, random_bandit, solve
-from rlhfsim.online.xpo import BoundAlpha, FiniteXPO, Protocol, RegretBound, hidden_best
+from rlhfsim.online.xpo import (
+    BoundAlpha,
+    FiniteXPO,
+    Protocol,
+    RegretBound,
+    TheoryAlpha,
+    hidden_best,
+)
 from rlhfsim.online.xpo.alpha import Horizon
 
 BETA = 0.6
@@ -179,3 +186,38 @@ def test_bad_settings_are_refused():
             FiniteXPO(protocol, setting.policies).bound()
     with pytest.raises(ValueError, match="policies lack the regularized optimum"):
         FiniteXPO(own, setting.policies[:2]).bound()
+
+
+def test_what_double_precision_cannot_hold_is_refused_by_name():
+    bound = RegretBound(2, 1.5, 175.0, 350.0)
+    many = 10**400
+    for make, message in (
+        (lambda: TheoryAlpha(1.0, 400.0), r"r_max is 400\.0; it must be at most 350"),
+        (lambda: BoundAlpha(400.0), r"margin is 400\.0; it must be at most 350"),
+        (lambda: BoundAlpha(800.0), r"margin is 800\.0; it must be at most 350"),
+        (lambda: RegretBound(2, 1.5, 400.0, 800.0), r"margin is 800\.0; it must be at most 350"),
+        (lambda: RegretBound(2, 1.5, 200.0, 400.0), r"margin is 400\.0; it must be at most 350"),
+        (lambda: RegretBound(many, 1.5, 1.0, 1.0), "size is 10+; it must be at most 2"),
+        (lambda: RegretBound(2, 1e20, 1.0, 1.0), r"coverability is 1e\+20; it must be at most"),
+        (lambda: bound.value(many, 1.0, 1.0, 0.0), "rounds is 10+; it must be at most 2"),
+        (lambda: bound.best_ratio(many), "rounds is 10+; it must be at most 2"),
+        (lambda: bound.value(10, 1e300, 1e-300, 0.0), "alpha is 1e-300 and beta is 1e.300; the b"),
+        (lambda: bound.value(10, 1e-10, 1.0, 0.0), "alpha is 1.0 and beta is 1e-10; the bound"),
+        (
+            lambda: TheoryAlpha(1.0, 350.0).values(Horizon(9, 1e-30, 2, 1.5)),
+            r"alpha is TheoryAlpha\(.*; its weight must be a positive number, and is 0\.0",
+        ),
+        (
+            lambda: BoundAlpha(350.0).values(Horizon(9, 1e-200, 2, 1.5)),
+            r"alpha is BoundAlpha\(.*; its weight must be a positive number, and is 0\.0",
+        ),
+    ):
+        with pytest.raises(ValueError, match=message):
+            make()
+    # The largest that is taken gives numbers.
+    assert 0 < bound.best_ratio(10) < 1e-100
+    assert np.isfinite(bound.value(10, 1.0, 1.0, 0.0))
+    assert (TheoryAlpha(1.0, 350.0).values(Horizon(9, 1.0, 2, 1.5)) > 0).all()
+    assert (BoundAlpha(350.0).values(Horizon(9, 1.0, 2, 1.5)) > 0).all()
+    assert RegretBound(2, 2.0**52, 1.0, 1.0).best_ratio(1) > 0
+    assert TheoryAlpha(1.0, 1.0).values(Horizon(1, 1.0, 2, 1.5)) == [0.0]

@@ -2,10 +2,19 @@
 
 import pickle
 
+import mpmath
 import numpy as np
 import pytest
 
-from rlhfsim import KL, PreferenceData, log_linear_bandit, random_bandit, sample_preferences, solve
+from rlhfsim import (
+    KL,
+    ContextualBandit,
+    PreferenceData,
+    log_linear_bandit,
+    random_bandit,
+    sample_preferences,
+    solve,
+)
 from rlhfsim.learners import (
     DPO,
     FinitePolicies,
@@ -148,3 +157,55 @@ def test_bad_settings_are_refused():
         learner.fit(PreferenceData([0], [0], [1]), [[0.5, 0.5]], rng=np.random.default_rng())
     with pytest.raises(ValueError, match="prompt_dist has shape"):
         learner.fit(NOTHING, BANDIT.reference, prompt_dist=[1.0], rng=np.random.default_rng())
+
+
+def test_the_regret_is_exact_where_the_optimum_underflows():
+    bandit = ContextualBandit([1.0], [[0.5, 0.3, 0.2]], [[1.0, 0.0, 0.5]])
+    beta, nothing = 1e-3, PreferenceData([0], [0], [0], (1, 3))
+    assert Protocol(bandit, beta, 1).optimum.min() == 0
+    tabular = TabularPolicies(ridge=1.0)
+    for learner in (XPO(bandit, beta, tabular, 20, 0.01), IteratedDPO(bandit, beta, tabular, 20)):
+        learned = learner.fit(nothing, bandit.reference, rng=np.random.default_rng(0))
+        found = learned.diagnostics["regularized_regret"]
+        # J_beta(p) = E_p[r]; J_beta(pi*) = beta log E_p[e^(r/beta)], all but its first term below
+        # e^-500 of it.
+        assert found[0] == pytest.approx(1.0 + beta * np.log(0.5) - 0.6, rel=1e-13)
+        assert np.isfinite(found).all()
+        assert (found >= 0).all()
+
+
+@pytest.mark.parametrize("beta", [1e-3, 0.3, 1e8])
+def test_regularized_regret_in_many_digits(beta):
+    rng = np.random.default_rng(4)
+    bandit = random_bandit(2, 4, rng)
+    policies = np.concatenate((rng.dirichlet(np.full(4, 0.5), (3, 2)), bandit.reference[None]))
+    protocol = Protocol(bandit, beta, 1)
+    found = protocol.regularized_regret(policies)
+    with mpmath.workdps(40):
+        for pi, value in zip(policies, found, strict=True):
+            total = mpmath.mpf(0)
+            for x, rho in enumerate(bandit.prompt_dist):
+                terms = list(zip(bandit.reference[x], bandit.reward[x], pi[x], strict=True))
+                z = mpmath.fsum(p * mpmath.exp(mpmath.mpf(r) / beta) for p, r, _ in terms)
+                scale = mpmath.fsum(p for p, _, _ in terms)
+                mass = mpmath.fsum(q for _, _, q in terms)
+                best = beta * mpmath.log(z / scale)
+                own = mpmath.fsum(
+                    q * (r - beta * mpmath.log(mpmath.mpf(q) * scale / (p * mass)))
+                    for p, r, q in terms
+                )
+                total += rho * (best - own / mass)
+            # At 1e8 the reference's regret is 1e-9 of beta times what each policy is rounded by.
+            assert value == pytest.approx(float(total), rel=1e-12 if beta < 1 else 1e-6)
+    several = protocol.regularized_regret(policies.reshape(2, 2, 2, 4))
+    np.testing.assert_array_equal(several.reshape(-1), found)
+
+
+def test_a_reward_difference_that_overflows_over_beta_is_refused():
+    bandit = ContextualBandit([1.0], [[0.5, 0.3, 0.2]], [[1.0, 0.0, 0.5]])
+    with pytest.raises(ValueError, match=r"beta is 1e-310; .* of reward\[0, 1\] = 0\.0 from the"):
+        Protocol(bandit, 1e-310, 1)
+    # What the reference never plays does not matter.
+    never = ContextualBandit([1.0], [[0.5, 0.5, 0.0]], [[1.0, 1.0, -1.0]])
+    protocol = Protocol(never, 1e-310, 1)
+    assert protocol.regularized_regret(never.reference) == pytest.approx(0.0, abs=1e-30)

@@ -53,6 +53,8 @@ def unilateral_concentrability(policy: ArrayLike, pairs: ArrayLike) -> FloatArra
     checks.broadcast(policy=pi[..., 0], pairs=mu[..., 0, 0])
     both = 0.5 * (mu + np.swapaxes(mu, -1, -2))
     needed = (pi[..., None, :] > 0) & ~np.eye(size, dtype=np.bool_)
-    with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
-        terms = np.where(needed, pi[..., None, :] ** 2 / both, 0.0)
+    # Divided before it is squared: the square of a small mass underflows, and 0/0 is no number.
+    with np.errstate(divide="ignore", over="ignore", under="ignore"):
+        share = pi[..., None, :] / np.where(needed, np.sqrt(both), 1.0)
+        terms = np.where(needed, share**2, 0.0)
     return np.asarray(terms.sum(axis=-1).max(axis=-1))

@@ -75,8 +75,11 @@ def _pivot(rows: list[_Row], last: _Row, leaving: int, entering: int) -> None:
                 other[j] -= factor * row[j]
 
 
-def exact_support(game: FloatArray) -> np.ndarray:
-    """Return the `(Y,)` mask of responses that some minimax winner uses, exactly.
+def exact_winner(game: FloatArray) -> FloatArray:
+    """Return the `(Y,)` masses of a minimax winner that uses all that some winner uses.
+
+    It is computed exactly and rounded once.  Where winners are many it is one of them, not the
+    most spread one, and may depend on the names of the responses.
 
     Parameters
     ----------
@@ -85,7 +88,8 @@ def exact_support(game: FloatArray) -> np.ndarray:
     """
     cost, matrix, bound = complementary_program(game)
     point = maximize(cost, matrix, bound)
-    return np.array([v > 0 for v in point[: len(game)]])
+    mass = point[: len(game)]
+    return np.array([float(v / sum(mass)) for v in mass])
 
 
 def complementary_program(game: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:

@@ -38,6 +38,8 @@ def advantage(model: PreferenceModel) -> FloatArray:
 def as_game(game: Game, name: str = "game") -> FloatArray:
     """Return the advantages `(..., Y, Y)` of a preference model, or of an array of them, checked.
 
+    Exactly skew-symmetric: of an array that is so up to rounding, `(l - l^T)/2`.
+
     Raises
     ------
     ValueError
@@ -64,7 +66,8 @@ def as_game(game: Game, name: str = "game") -> FloatArray:
             f"{array[tuple(mirror)].item()!r}; advantages must sum to 0 within {allowed:g} "
             "(probabilities go through GeneralPreference)"
         )
-    return array
+    exact = array == -swapped
+    return array if exact.all() else np.where(exact, array, 0.5 * array - 0.5 * swapped)
 
 
 def expected(game: FloatArray, policy: FloatArray) -> FloatArray:

@@ -12,7 +12,10 @@ All three move scores u, of which `pi(u) = argmax_pi <u, pi> - D(pi || p)` is th
   `argmax_pi eta l(pi, q_t) - KL(pi || q_t)`;
 - iterative chiPO: chi-squared plus KL, `alpha_t = eta_t beta`, `q_t = pi_t`; the update is
   `argmax_pi eta l(pi, pi_t) - alpha D(pi || p) - (1 - alpha) B(pi, pi_t)`, B the Bregman
-  divergence of `D(. || p)`.
+  divergence of `D(. || p)`.  With a generator whose slope at 0 is finite, such as chi-squared
+  alone, that holds until a response is clipped to mass 0: its score goes on being moved, so that
+  what is computed is dual averaging (the lazy mirror descent), of which the mirror step with B,
+  from the clipped policy, is not the update.
 
 Source: arXiv 2312.00886 (Nash-MD); 2401.04056 (SPO); 2404.03715 (DNO); 2407.13399 (iterative
 chiPO, of which this is the population update).
@@ -32,7 +35,7 @@ from rlhfsim.checks import FloatArray
 from rlhfsim.divergences import KL, ChiSquared, Divergence
 from rlhfsim.frozen import Frozen
 from rlhfsim.games.game import Game, deviation_gap, expected
-from rlhfsim.games.nash import as_regularized, gap_of
+from rlhfsim.games.nash import as_regularized, as_settings, gap_of
 from rlhfsim.preferences import PreferenceModel
 from rlhfsim.preferences.base import require_model
 from rlhfsim.solvers import solve
@@ -52,9 +55,10 @@ class GameTrace(Frozen):
     policy: FloatArray
     #: (..., X, Y) the average of the T policies after 0, ..., T - 1 updates.
     average: FloatArray
-    #: (T + 1, ..., X) exact duality gap of the iterates.
+    #: (T + 1, ..., X) exact `duality_gap` of the iterates: deviations are to all responses, those
+    #: that the reference lacks and that no iterate plays among them.
     gap: FloatArray
-    #: (T + 1, ..., X) exact duality gap of the averages.
+    #: (T + 1, ..., X) exact `duality_gap` of the averages.
     average_gap: FloatArray
     #: (T + 1, ..., X) that of the iterates in the regularized game; None without regularization.
     regularized_gap: FloatArray | None
@@ -90,8 +94,8 @@ def self_play(
         The start; responses of mass 0 are not played.
     iterations : int
         T, at least 1.
-    step : number or (..., X) array, optional
-        `eta`, positive, in nats per unit of `l`.
+    step : number or array, optional
+        `eta`, positive, in nats per unit of `l`, broadcast against the prompt axes.
 
     Returns
     -------
@@ -107,9 +111,8 @@ def self_play(
     """
     pay, p, _ = as_regularized(game, reference, KL(), 1.0)
     count = checks.whole_number("iterations", iterations, least=1)
-    given = default_step(pay.shape[-1], count) if step is None else step
-    eta = checks.as_positive("step", given)
-    return _run(pay, p, KL(), lambda t: (np.zeros(()), eta), count)
+    eta = _self_play_step(pay, p, count, step)
+    return _run(pay, p, KL(), lambda t: (np.zeros(()), eta), count, batch=eta.shape)
 
 
 def sampled_self_play(
@@ -137,7 +140,8 @@ def sampled_self_play(
     comparisons : int
         K, at least 1.
     rng : numpy.random.Generator
-    step : number or (X,) array, optional
+    step : number or array, optional
+        As `self_play`.
 
     Returns
     -------
@@ -156,15 +160,28 @@ def sampled_self_play(
     count = checks.whole_number("iterations", iterations, least=1)
     most = checks.whole_number("comparisons", comparisons, least=1)
     rng = checks.generator("rng", rng)
-    given = default_step(pay.shape[-1], count) if step is None else step
-    eta = checks.as_positive("step", given)
+    eta = _self_play_step(pay, p, count, step)
     wins = model.tensor()
 
     def estimated(policy: FloatArray) -> FloatArray:
-        met = rng.multinomial(most, np.broadcast_to(policy[:, None, :], wins.shape))
+        # numpy takes no reference that is off by as much as `checks` allow.
+        law = policy / policy.sum(axis=-1, keepdims=True)
+        shape = np.broadcast_shapes(law.shape[:-1], wins.shape[:-2]) + wins.shape[-2:]
+        met = rng.multinomial(most, np.broadcast_to(law[..., None, :], shape))
         return 2.0 * rng.binomial(met, wins).sum(axis=-1) / most - 1.0
 
-    return _run(pay, p, KL(), lambda t: (np.zeros(()), eta), count, answer=estimated)
+    return _run(
+        pay, p, KL(), lambda t: (np.zeros(()), eta), count, batch=eta.shape, answer=estimated
+    )
+
+
+def _self_play_step(
+    game: FloatArray, p: FloatArray, iterations: int, step: ArrayLike | None
+) -> FloatArray:
+    given = default_step(p.shape[-1], iterations) if step is None else step
+    eta = as_settings("step", given)
+    checks.broadcast(step=eta, game=game[..., 0, 0], reference=p[..., 0])
+    return eta
 
 
 def default_step(responses: int, iterations: int) -> float:
@@ -189,13 +206,14 @@ def nash_md(
     ----------
     game : PreferenceModel, or (..., X, Y, Y) array of advantages
     reference : (..., X, Y) array of distributions, or (Y,)
-    beta : number or (..., X) array
-        Positive, in units of `l`; twice the tau of the source, whose payoff is P.
+    beta : number or array
+        Positive, in units of `l`, broadcast against the prompt axes: a grid is `beta[:, None]`;
+        twice the tau of the source, whose payoff is P.
     iterations : int
         T, at least 1.
-    step : number or (..., X) array, optional
-        A constant `eta`, with `eta beta <= 1`; by default `eta_t = 2 / (beta (t + 2))`, the
-        schedule of the source.
+    step : number or array, optional
+        A constant `eta`, broadcast like beta, with `eta beta <= 1`; by default
+        `eta_t = 2 / (beta (t + 2))`, the schedule of the source.
 
     Raises
     ------
@@ -206,7 +224,9 @@ def nash_md(
     """
     pay, p, b = as_regularized(game, reference, KL(), beta)
     count = checks.whole_number("iterations", iterations, least=1)
-    return _run(pay, p, KL(), _schedule(b, step), count, beta=b, mixture=True)
+    schedule = _schedule(pay, p, b, step)
+    batch = schedule(0)[1].shape
+    return _run(pay, p, KL(), schedule, count, batch=batch, beta=b, mixture=True)
 
 
 def iterative_chi_po(
@@ -220,7 +240,10 @@ def iterative_chi_po(
 ) -> GameTrace:
     """Return T updates of iterative chiPO on a known game.
 
-    `argmax_pi eta l(pi, pi_t) - eta beta D(pi || p) - (1 - eta beta) B(pi, pi_t)`.  The last
+    `argmax_pi eta l(pi, pi_t) - eta beta D(pi || p) - (1 - eta beta) B(pi, pi_t)` for a divergence
+    whose `f'` tends to -inf at 0, such as every one with a KL part; for others, such as chi-squared
+    alone, dual averaging: `u_{t+1} = (1 - eta beta) u_t + eta l(., pi_t)`,
+    `pi_t = argmax_pi <u_t, pi> - D(pi || p)`, the same until a response is clipped.  The last
     iterate tends to the regularized Nash policy of `solve_nash`.
 
     Parameters
@@ -240,21 +263,24 @@ def iterative_chi_po(
     divergence = ChiSquared() + KL() if divergence is None else divergence
     pay, p, b = as_regularized(game, reference, divergence, beta)
     count = checks.whole_number("iterations", iterations, least=1)
-    return _run(pay, p, divergence, _schedule(b, step), count, beta=b)
+    schedule = _schedule(pay, p, b, step)
+    return _run(pay, p, divergence, schedule, count, batch=schedule(0)[1].shape, beta=b)
 
 
-def _schedule(beta: FloatArray, step: ArrayLike | None) -> Schedule:
+def _schedule(
+    game: FloatArray, p: FloatArray, beta: FloatArray, step: ArrayLike | None
+) -> Schedule:
     if step is None:
         return lambda t: (np.asarray(2.0 / (t + 2.0)), 2.0 / (beta * (t + 2.0)))
-    eta = checks.as_positive("step", step)
-    checks.broadcast(step=eta, beta=beta)
+    eta = as_settings("step", step)
+    checks.broadcast(step=eta, beta=beta, game=game[..., 0, 0], reference=p[..., 0])
     alpha = eta * beta
     if (alpha > 1.0).any():
         worst = np.unravel_index(int(alpha.argmax()), alpha.shape)
         given = np.broadcast_to(eta, alpha.shape)[worst]
         most = 1.0 / np.broadcast_to(beta, alpha.shape)[worst]
         raise ValueError(f"step is {given.item()!r}; it must be at most 1/beta, {most.item()!r}")
-    return lambda t: (alpha, eta)
+    return lambda t: (alpha, np.broadcast_to(eta, alpha.shape))
 
 
 def _run(
@@ -264,13 +290,17 @@ def _run(
     schedule: Schedule,
     iterations: int,
     *,
+    batch: tuple[int, ...],
     beta: FloatArray | None = None,
     mixture: bool = False,
     answer: Callable[[FloatArray], FloatArray] | None = None,
 ) -> GameTrace:
-    """Return the trace of a schedule; `answer` is what is taken for `l(., q)`, exact by default."""
+    """Return the trace of a schedule, whose steps have the shape `batch`.
+
+    `answer` is what is taken for `l(., q)`, exact by default.
+    """
     answer = partial(expected, game) if answer is None else answer
-    batch = np.broadcast_shapes(game.shape[:-2], p.shape[:-1])
+    batch = np.broadcast_shapes(game.shape[:-2], p.shape[:-1], batch)
     scores = np.zeros((*batch, p.shape[-1]))
     policy = np.broadcast_to(p, scores.shape)
     total = np.zeros(scores.shape)
@@ -321,14 +351,13 @@ class _Gaps:
             return
         policies, averages = (np.stack(column) for column in zip(*self._waiting, strict=True))
         self._waiting = []
-        available = np.broadcast_to(self.p > 0, policies.shape)
         regularized = None
         if self.beta is not None:
             regularized = gap_of(policies, self.game, self.p, self.divergence, self.beta)
         self._found.append(
             (
-                deviation_gap(policies, self.game, available),
-                deviation_gap(averages, self.game, available),
+                deviation_gap(policies, self.game),
+                deviation_gap(averages, self.game),
                 regularized,
             )
         )

@@ -31,8 +31,14 @@ _PACES = ((4.0, 12), (1.2, 40))
 _LEAST_GROWTH, _MOST_GROWTH = 1.0 + 1e-9, 64.0
 #: Newton steps at the last t.
 _LAST_STEPS = 60
+#: Values of t that are tried at each pace, then the search gives up.
+_MOST_MOVES = 150
 #: Halvings of a step.
 _HALVINGS = 12
+#: Scores, and steps of them, that the search can still add and multiply.
+_FAR = 1e150
+#: Weights above this are as good as infinite: the responses of the others share what is left.
+_HEAVY = 1e100
 #: Merit from which whole steps are taken, and that is good enough to go on with; rounding per t.
 _NEAR, _DONE, _ROUNDING = 1e-3, 1e-8, 1e-13
 
@@ -130,6 +136,7 @@ def solve_nash(
     pay, p, b = as_regularized(game, reference, divergence, beta)
     size = p.shape[-1]
     batch = np.broadcast_shapes(pay.shape[:-2], p.shape[:-1], b.shape)
+    _require_finite(pay, b)
     games = np.broadcast_to(pay, (*batch, size, size)).reshape(-1, size, size)
     references = np.ascontiguousarray(np.broadcast_to(p, (*batch, size)).reshape(-1, size))
     betas = np.ascontiguousarray(np.broadcast_to(b, batch).reshape(-1))
@@ -184,8 +191,10 @@ class _Search:
         reached = np.zeros(len(rows))
         growth = np.full(len(rows), pace)
         left = np.ones(len(rows), dtype=np.bool_)
-        while left.any():
+        for _ in range(_MOST_MOVES):
             some = np.flatnonzero(left)
+            if not some.size:
+                break
             # The same scores at another t are the same policy: the place to start from.
             aim = np.minimum(np.maximum(1.0, reached[some] * growth[some]), t[some])
             last = aim == t[some]
@@ -221,15 +230,25 @@ class _Search:
                 break
             step = self._step(scores[some], t[some], rows[some])
             length = np.abs(step).max(axis=1)
+            # No step at all, or none of a use: NaN fails the comparison.
+            kept = length <= _FAR
+            left[some[~kept]] = False
+            some, step, length = some[kept], step[kept], length[kept]
+            if not some.size:
+                break
             near = merit[some] <= _near(t[some])
             # Near the root steps shrink until rounding is all that is left of them.
             done = near & ((length >= 0.5 * smallest[some]) | (length == 0.0))
             smallest[some[near]] = np.minimum(smallest[some], length)[near]
             left[some[done]] = False
             some, step, near = some[~done], step[~done], near[~done]
-            scores[some], merit[some] = self._searched(
+            tried, value = self._searched(
                 scores[some], step, t[some], rows[some], merit[some], near
             )
+            better = near | (value < merit[some])
+            left[some[~better]] = False
+            some = some[better]
+            scores[some], merit[some] = tried[better], value[better]
         return scores, merit
 
     def _searched(
@@ -264,21 +283,44 @@ class _Search:
         policy = self._policy(scores, rows)[0]
         missed = t[:, None] * expected(self.games[rows], policy) - scores
         weight = self._weights(policy, self.references[rows])
-        total = weight.sum(axis=1, keepdims=True)
-        share = weight / np.where(total > 0.0, total, 1.0)
-        scaled = t[:, None, None] * self.games[rows]
-        # l H, H = diag(weight) - weight weight' / total.
-        towards = scaled * weight[:, None, :]
-        towards -= towards.sum(axis=2, keepdims=True) * share[:, None, :]
-        matrix = np.eye(scores.shape[1]) - towards
-        return np.asarray(np.linalg.solve(matrix, missed[..., None])[..., 0])
+        towards = _against_covariance(t[:, None, None] * self.games[rows], weight)
+        return _solved(np.eye(scores.shape[1]) - towards, missed)
 
     def _weights(self, policy: FloatArray, p: FloatArray) -> FloatArray:
-        """Return `p / f''(pi/p)` where pi has mass."""
+        """Return `p / f''(pi/p)` where pi has mass, at most `_HEAVY`."""
         moves = (p > 0) & (policy > 0)
-        ratio = np.where(moves, policy, 1.0) / np.where(moves, p, 1.0)
         with np.errstate(over="ignore", divide="ignore", under="ignore"):
-            return np.where(moves, p / self.divergence.link_slope(ratio), 0.0)
+            ratio = np.where(moves, policy, 1.0) / np.where(moves, p, 1.0)
+            return np.where(moves, np.minimum(p / self.divergence.link_slope(ratio), _HEAVY), 0.0)
+
+
+def _against_covariance(game: FloatArray, weight: FloatArray) -> FloatArray:
+    """Return `l H`, `H = diag(w) - w w^T / sum w`, also where one weight is nearly the whole sum.
+
+    Its column of y is `w(y)` times `l(., y)` less the mean of l under the shares `w / sum w`; of
+    the largest share both are about the same, and what is left is said by the other shares.
+    """
+    rows = np.arange(len(weight))
+    lead = weight.argmax(axis=1)
+    total = weight.sum(axis=1, keepdims=True)
+    share = weight / np.where(total > 0.0, total, 1.0)
+    rest = share.copy()
+    rest[rows, lead] = 0.0
+    leading, others = game[rows, :, lead], expected(game, rest)
+    mean = others + share[rows, lead, None] * leading
+    centred = game - mean[:, :, None]
+    centred[rows, :, lead] = rest.sum(axis=1, keepdims=True) * leading - others
+    return np.asarray(centred * weight[:, None, :])
+
+
+def _solved(matrix: FloatArray, right: FloatArray) -> FloatArray:
+    """Return the (N, Y) solutions of N systems, NaN for those that rounding has made singular."""
+    try:
+        return np.asarray(np.linalg.solve(matrix, right[..., None])[..., 0])
+    except np.linalg.LinAlgError:
+        if len(matrix) == 1:
+            return np.full(right.shape, np.nan)
+    return np.concatenate([_solved(matrix[k : k + 1], right[k : k + 1]) for k in range(len(right))])
 
 
 def as_regularized(
@@ -293,7 +335,7 @@ def as_regularized(
         raise ValueError(
             f"reference has shape {p.shape} and game {pay.shape}; they must hold the same responses"
         )
-    b = checks.as_positive("beta", beta)
+    b = as_settings("beta", beta)
     checks.broadcast(game=pay[..., 0, 0], reference=p[..., 0], beta=b)
     if np.isfinite(divergence.recession) and (p == 0).any():
         place = [int(i[0]) for i in np.nonzero(p == 0)]
@@ -302,6 +344,25 @@ def as_regularized(
             "lacks, so every mass must be positive"
         )
     return pay, p, b
+
+
+def _require_finite(game: FloatArray, beta: FloatArray) -> None:
+    with np.errstate(over="ignore"):
+        far = np.abs(game).max(axis=(-1, -2)) > _FAR * beta
+    if far.any():
+        place = [int(i[0]) for i in np.nonzero(np.atleast_1d(far))] if far.ndim else ""
+        raise ValueError(
+            f"beta is too small for the advantages at prompt {place}; their ratio must be at most "
+            f"{_FAR:g}"
+        )
+
+
+def as_settings(name: str, value: ArrayLike) -> FloatArray:
+    """Return positive numbers, at least one of them."""
+    array = checks.as_positive(name, value)
+    if array.size == 0:
+        raise ValueError(f"{name} has shape {array.shape}; it must hold at least one number")
+    return array
 
 
 def _as_start(start: ArrayLike | None, shape: tuple[int, ...]) -> FloatArray | None:

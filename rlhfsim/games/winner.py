@@ -21,7 +21,7 @@ from scipy.optimize import linprog
 
 from rlhfsim.checks import BoolArray, FloatArray
 from rlhfsim.games.active_sets import guessed_support, non_negative_least_squares
-from rlhfsim.games.exact_program import complementary_program, exact_support
+from rlhfsim.games.exact_program import complementary_program, exact_winner
 from rlhfsim.games.game import Game, as_available, as_game, deviation_gap
 from rlhfsim.games.solution import NashSolution, require_equilibrium, rounding
 
@@ -36,7 +36,10 @@ _FLAT = 1e-11
 def minimax_winner(game: Game, *, available: ArrayLike | None = None) -> NashSolution:
     """Return the minimax winner of each prompt, `argmin_pi max_y l(y, pi)`, certified.
 
-    Of several winners the one with the least `sum_y pi^2`; see the module.
+    Of several winners the one with the least `sum_y pi^2`; see the module.  Games whose advantages
+    differ by little more than rounding (responses that are nearly copies of each other) are
+    solved in rational arithmetic, which takes seconds for 20 responses; where the most spread
+    winner of such a game is beyond floating point, another one is returned.
 
     Parameters
     ----------
@@ -98,17 +101,22 @@ def _winner(game: FloatArray) -> FloatArray:
         return np.full(len(game), 1.0 / len(game))
     scaled = 0.5 * (game / largest - game.T / largest)
     policy = _if_unique(scaled)
-    if policy is not None:
-        return _refined(scaled, policy)
+    if policy is not None and _wins(scaled, refined := _refined(scaled, policy)):
+        return refined
     used = _support(scaled)
     if used is not None:
         policy = _on_support(scaled, used)
-        if policy is not None and _excess(scaled, policy) <= 0.5 * rounding(len(game)):
+        if policy is not None and _wins(scaled, policy):
             return _refined(scaled, policy)
     # Advantages too near to each other for a program in floating point.
-    used = exact_support(scaled)
-    policy = _on_support(scaled, used)
-    return np.full(len(game), np.nan) if policy is None else policy
+    vertex = exact_winner(scaled)
+    policy = _on_support(scaled, vertex > 0)
+    return policy if policy is not None and _wins(scaled, policy) else vertex
+
+
+def _wins(game: FloatArray, policy: FloatArray) -> bool:
+    """Return whether a policy meets the certificate of `require_equilibrium`."""
+    return _excess(game, policy) <= 0.5 * rounding(len(game))
 
 
 def _refined(game: FloatArray, policy: FloatArray) -> FloatArray:

@@ -23,8 +23,9 @@ class MinimaxWinner:
     winner and every response in the data (unilateral coverage) its duality gap falls like
     `n^(-1/2)` where those responses lose; without them it need not fall at all.
 
-    What is learned: `residual` is the largest duality gap of a prompt in the estimated game;
-    `diagnostics` has the (X, Y) `support`.
+    What is learned: `residual` is the largest duality gap of a prompt in the estimated game, with
+    deviations among the responses of the reference, which are those that it plays; `diagnostics`
+    has the (X, Y) `support`.
 
     Parameters
     ----------

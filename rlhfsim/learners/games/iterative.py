@@ -27,7 +27,7 @@ class SelfPlay:
     `pi_{t+1} = argmax_pi eta l^(pi, pi_t) - KL(pi || pi_t)` from the reference.
 
     What is learned: `diagnostics` has the (T + 1, X) `estimated_gap` of the averages, in the
-    estimated game.
+    estimated game, with deviations to all responses, those that the reference lacks among them.
 
     Parameters
     ----------
@@ -90,7 +90,8 @@ class NashMD:
     `pi_t^(1 - eta_t beta) p^(eta_t beta)`, from the reference.
 
     What is learned: `diagnostics` has the (T + 1, X) `estimated_gap` and `regularized_gap` of the
-    iterates, in the estimated game.
+    iterates, in the estimated game: the first with deviations to all responses, the second to
+    those of the reference, since leaving it costs infinitely much.
 
     Parameters
     ----------
@@ -145,7 +146,8 @@ class IterativeChiPO:
     """The last iterate of iterative chiPO: mirror steps that stay where the reference covers.
 
     `pi_{t+1} = argmax_pi eta_t l^(pi, pi_t) - eta_t beta D(pi || p) - (1 - eta_t beta) B(pi, pi_t)`
-    from the reference, D chi-squared plus KL and B its Bregman divergence.  The source fits `l^` in
+    from the reference, D chi-squared plus KL and B its Bregman divergence; for a generator whose
+    slope at 0 is finite, dual averaging, as `iterative_chi_po` says.  The source fits `l^` in
     a class of functions and regresses each update on samples; here `l^` is tabular, and the updates
     are exact.
 
