@@ -12,7 +12,7 @@ from rlhfsim.checks import FloatArray
 from rlhfsim.data import PreferenceData
 from rlhfsim.frozen import Frozen
 from rlhfsim.mdp.model import FiniteHorizonMDP, PerStep
-from rlhfsim.mdp.recursions import END, Levels
+from rlhfsim.mdp.recursions import Levels
 from rlhfsim.mdp.trajectories import Trajectories, require_mdp, sample_trajectories
 from rlhfsim.preferences import TrajectoryPreference
 from rlhfsim.rewards import Linear, RewardFit, fit_reward
@@ -65,14 +65,14 @@ def sample_trajectory_preferences(
     Raises
     ------
     ValueError
-        As `sample_trajectories`.
+        As `sample_trajectories`, and for another number of policies than two.
 
     Source: arXiv 2310.17303; arXiv 2301.11270.
     """
     mdp = require_mdp(mdp)
     count = checks.whole_number("n", n, least=1)
     rng = checks.generator("rng", rng)
-    first, second = (mdp.reference, mdp.reference) if policies is None else policies
+    first, second = (mdp.reference, mdp.reference) if policies is None else _as_two(policies)
     one = sample_trajectories(mdp, count, rng, policy=first)
     two = sample_trajectories(mdp, count, rng, policy=second, start=one.state[:, 0])
     steps = np.concatenate([one.gathered(mdp.reward), two.gathered(mdp.reward)])
@@ -83,6 +83,15 @@ def sample_trajectory_preferences(
         Trajectories(np.where(wins, one.state, two.state), np.where(wins, one.action, two.action)),
         Trajectories(np.where(wins, two.state, one.state), np.where(wins, two.action, one.action)),
     )
+
+
+def _as_two(policies: Any) -> tuple[PerStep, PerStep]:
+    if isinstance(policies, (str, bytes)) or not hasattr(policies, "__iter__"):
+        raise ValueError(f"policies is {policies!r:.80}; it must be two policies")
+    items = tuple(policies)
+    if len(items) != 2:
+        raise ValueError(f"policies has {len(items)} entries; it must have 2, one for each side")
+    return items[0], items[1]
 
 
 def step_features(mdp: FiniteHorizonMDP) -> tuple[FloatArray, ...]:
@@ -137,8 +146,8 @@ def fit_step_reward(
     if not isinstance(pairs, TrajectoryPairs):
         raise ValueError(f"pairs is a {type(pairs).__name__}; it must be TrajectoryPairs")
     levels = _as_features(features, pairs.chosen.horizon)
-    both = (pairs.chosen, pairs.rejected)
-    summed = np.concatenate([_summed(t, levels) for t in both])
+    both = (("pairs.chosen", pairs.chosen), ("pairs.rejected", pairs.rejected))
+    summed = np.concatenate([_summed(name, t, levels) for name, t in both])
     n = len(pairs)
     data = PreferenceData(
         np.zeros(n, dtype=np.int64), np.arange(n), np.arange(n, 2 * n), (1, 2 * n)
@@ -149,20 +158,10 @@ def fit_step_reward(
     return tuple(np.asarray(level @ theta) for level in levels), fit
 
 
-def _summed(trajectories: Trajectories, features: tuple[FloatArray, ...]) -> FloatArray:
+def _summed(name: str, trajectories: Trajectories, features: tuple[FloatArray, ...]) -> FloatArray:
     total = np.zeros((len(trajectories), features[0].shape[-1]))
     for h, level in enumerate(features):
-        there = trajectories.state[:, h] != END
-        state, action = trajectories.state[there, h], trajectories.action[there, h]
-        for name, index, size in (
-            ("state", state, level.shape[0]),
-            ("action", action, level.shape[1]),
-        ):
-            if index.size and index.max() >= size:
-                raise ValueError(
-                    f"{name} of step {h} reaches {int(index.max())}; "
-                    f"features[{h}] has shape {level.shape}"
-                )
+        there, state, action = trajectories.taken(name, h, level.shape)
         total[there] += level[state, action]
     return total
 

@@ -13,7 +13,13 @@ from rlhfsim.checks import FloatArray
 from rlhfsim.divergences import KL, Divergence
 from rlhfsim.mdp import recursions
 from rlhfsim.mdp.model import PerStep
-from rlhfsim.mdp.process import Process, as_process
+from rlhfsim.mdp.process import (
+    Process,
+    as_process,
+    finite_action_values,
+    occurring,
+    require_finite,
+)
 from rlhfsim.mdp.recursions import Levels
 
 
@@ -32,7 +38,7 @@ def value(process: Process, policy: PerStep) -> FloatArray:
     Raises
     ------
     ValueError
-        For a policy that is none of the process.
+        For a policy that is none of the process, and sums of rewards beyond the floats.
     """
     return process.mean(action_values(process, policy)[1][0])
 
@@ -40,7 +46,7 @@ def value(process: Process, policy: PerStep) -> FloatArray:
 def action_values(process: Process, policy: PerStep) -> tuple[Levels, Levels]:
     """Return `Q_h`, (..., S_h, A_h), and `V_h`, (..., S_h), of a policy, in reward units."""
     process, levels = _given(process, policy)
-    return recursions.action_values(process.transitions, process.reward, levels)
+    return finite_action_values(process, levels)
 
 
 def occupancies(process: Process, policy: PerStep) -> Levels:
@@ -52,7 +58,13 @@ def occupancies(process: Process, policy: PerStep) -> Levels:
 def optimal_policy(process: Process) -> Levels:
     """Return a deterministic policy that maximises the sum of rewards, by backward induction.
 
-    Of tied actions the first is taken.
+    Of tied actions the one with the largest reference probability is taken, of those the first,
+    as by `ContextualBandit.optimal_policy`, which this is for one step.
+
+    Raises
+    ------
+    ValueError
+        For what is no process, and sums of rewards beyond the floats.
     """
     process = as_process("process", process)
     found: list[FloatArray] = []
@@ -60,10 +72,13 @@ def optimal_policy(process: Process) -> Levels:
     for h in reversed(range(len(process.reward))):
         q = process.reward[h]
         if v is not None:
-            q = q + recursions.expected(process.transitions[h], v)
+            with np.errstate(over="ignore", invalid="ignore"):
+                q = q + recursions.expected(process.transitions[h], v)
+            require_finite(h, q)
         if process.available is not None:
             q = np.where(process.available[h], q, -np.inf)
-        best = q.argmax(axis=-1)
+        tied = q == q.max(axis=-1, keepdims=True)
+        best = np.where(tied, process.reference[h], -1.0).argmax(axis=-1)
         v = np.take_along_axis(q, best[..., None], axis=-1)[..., 0]
         found.append(np.eye(q.shape[-1])[best])
     return tuple(reversed(found))
@@ -92,6 +107,8 @@ def step_divergence(
     Source: Cover & Thomas 2006, theorem 2.5.3 (chain rule).
     """
     process, levels = _given(process, policy)
+    if not isinstance(divergence, Divergence):
+        raise ValueError(f"divergence is {divergence!r:.80}; it must be a Divergence such as KL()")
     p = process.reference if reference is None else process.policy("reference", reference)
     terms = tuple(divergence.per_prompt(level, base) for level, base in zip(levels, p, strict=True))
     total = recursions.along_steps(process.transitions, levels, terms)
@@ -150,14 +167,7 @@ def _over_trajectories(
     assert total is not None
     if not largest:
         return process.mean(total)
-    return np.asarray(np.where(_occurring(process), total, 0.0).max(axis=_axes(process)))[()]
-
-
-def _occurring(process: Process) -> FloatArray:
-    """Return whether first states occur, of the shape of `initial`."""
-    start = process.initial
-    weight = getattr(process, "prompt_dist", None)
-    return np.asarray((start if weight is None else start * weight[:, None]) > 0)
+    return np.asarray(np.where(occurring(process), total, 0.0).max(axis=_axes(process)))[()]
 
 
 def _axes(process: Process) -> tuple[int, ...]:

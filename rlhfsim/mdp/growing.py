@@ -8,6 +8,7 @@ from numpy.typing import ArrayLike
 from rlhfsim import checks
 from rlhfsim.checks import IntArray
 from rlhfsim.mdp.children import ABSENT
+from rlhfsim.mdp.integers import as_integers
 from rlhfsim.mdp.recursions import END
 from rlhfsim.preferences.trajectory import PADDING, as_steps
 
@@ -16,11 +17,11 @@ def children_of_sequences(
     steps: ArrayLike, vocabulary: int | None
 ) -> tuple[tuple[IntArray, ...], IntArray]:
     """Return `children` and `order` of the prefix tree of sequences; see `PrefixTree`."""
-    given = np.asarray(steps)
-    if vocabulary is None and given.dtype.kind in "iu" and given.size:
+    given = as_integers("steps", steps)
+    if vocabulary is None and given.size:
         vocabulary = max(int(given.max()) + 1, 1)
     size = checks.whole_number("vocabulary", vocabulary if vocabulary is not None else 1, least=1)
-    tokens = as_steps(steps, size)
+    tokens = as_steps(given, size)
     length = (tokens != PADDING).sum(axis=1)
     horizon = tokens.shape[1]
     short = bool((length < horizon).any())
@@ -88,9 +89,7 @@ def children_of_parents(parent: ArrayLike) -> tuple[tuple[IntArray, ...], IntArr
 
 
 def _as_parents(parent: ArrayLike) -> IntArray:
-    array = np.asarray(parent)
-    if isinstance(parent, np.ma.MaskedArray) or array.dtype.kind not in "iu" or array.ndim != 1:
-        raise ValueError(f"parent is {parent!r:.80}; it must be a plain (M,) array of integers")
+    array = as_integers("parent", parent, kind="(M,) array", ndim=1)
     bad = (array < -1) | (array >= array.size)
     if bad.any():
         node = int(bad.argmax())
@@ -101,7 +100,7 @@ def _as_parents(parent: ArrayLike) -> IntArray:
     roots = np.flatnonzero(array == -1)
     if roots.size != 1:
         raise ValueError(f"parent has {roots.size} roots (entries of -1); a tree has one")
-    return array.astype(np.int64, copy=False)
+    return array
 
 
 def _depths(above: IntArray) -> IntArray:

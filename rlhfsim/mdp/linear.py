@@ -27,7 +27,9 @@ class LinearMDP(Frozen):
         Distribution of the first state.
     features : H arrays (S_h, A_h, d)
     measures : H - 1 arrays (d, S_(h+1))
-        `mu_h`; the products with the features must be distributions.
+        `mu_h`; the products with the features must be distributions.  Nothing is clipped: features
+        or measures of both signs whose products are 0 on paper may come out at -1e-17, and are
+        refused; the caller has to choose ones whose products are not negative in floats.
     parameters : H arrays (d,)
         `theta_h`.
     reference : H arrays (S_h, A_h)
@@ -91,7 +93,19 @@ class LinearMDP(Frozen):
         ----------
         values : H arrays (S_h,)
             `V_h` of any policy, or soft values.
+
+        Raises
+        ------
+        ValueError
+            For another number of arrays, other shapes, and entries that are not finite.
         """
+        values = _arrays("values", values, 1)
+        if len(values) != len(self.parameters):
+            raise ValueError(
+                f"values has {len(values)} arrays; it must have {len(self.parameters)}"
+            )
+        for h, (level, phi) in enumerate(zip(values, self.features, strict=True)):
+            _same_length(f"values[{h}]", level.shape, phi.shape[:1])
         found = []
         for h, theta in enumerate(self.parameters):
             later = 0.0 if h == len(self.measures) else self.measures[h] @ values[h + 1]

@@ -14,6 +14,7 @@ from rlhfsim.bandit import ContextualBandit
 from rlhfsim.checks import BoolArray, FloatArray
 from rlhfsim.divergences.base import average_over_prompts
 from rlhfsim.frozen import Frozen
+from rlhfsim.mdp.integers import as_array, as_integers
 from rlhfsim.mdp.recursions import END, Levels, Transition
 
 #: One array for each step, or an array whose first axis is the step.
@@ -69,6 +70,11 @@ class FiniteHorizonMDP(Frozen):
                 "one weight for each state of the first step"
             )
         reference = as_policy("reference", self.reference, shapes)
+        for h, (level, shape) in enumerate(zip(reference, shapes, strict=True)):
+            if level.shape != shape:
+                raise ValueError(
+                    f"reference[{h}] has shape {level.shape}; it must have shape {shape}"
+                )
         self._set("initial", checks.frozen(initial))
         self._set("reward", tuple(checks.frozen(level) for level in reward))
         self._set("reference", tuple(checks.frozen(level) for level in reference))
@@ -163,7 +169,21 @@ def as_policy(name: str, value: PerStep, shapes: Sequence[tuple[int, ...]]) -> L
                 f"{name}[{h}] has shape {level.shape}; its last axes must be {tuple(shape)}"
             )
         found.append(level)
+    _require_one_batch(name, found)
     return tuple(found)
+
+
+def _require_one_batch(name: str, levels: Sequence[FloatArray]) -> None:
+    """Refuse levels whose axes before those of states and actions do not broadcast."""
+    batch: tuple[int, ...] = ()
+    for h, level in enumerate(levels):
+        try:
+            batch = np.broadcast_shapes(batch, level.shape[:-2])
+        except ValueError:
+            raise ValueError(
+                f"{name}[{h}] has shape {level.shape}; the axes before its last two must "
+                f"broadcast with those of the steps before, {batch}"
+            ) from None
 
 
 def require_available(name: str, levels: Levels, masks: Sequence[BoolArray]) -> None:
@@ -198,7 +218,7 @@ def _as_transitions(value: Any, shapes: list[tuple[int, ...]]) -> tuple[Transiti
 
 
 def _as_transition(name: str, value: Any, shape: tuple[int, ...], n_next: int) -> Transition:
-    array = np.asarray(value)
+    array = as_array(name, value)
     if array.dtype.kind in "iu" and array.ndim == 2:
         return as_next_states(name, value, shape, n_next)
     rows = checks.as_distributions(name, value)
@@ -214,9 +234,7 @@ def as_next_states(
     name: str, value: ArrayLike, shape: tuple[int, ...], n_next: int
 ) -> NDArray[np.int64]:
     """Return an int64 array of that shape, each entry -1 or below `n_next`."""
-    array = np.asarray(value)
-    if isinstance(value, np.ma.MaskedArray) or array.dtype.kind not in "iu":
-        raise ValueError(f"{name} is {value!r:.80}; it must be a plain array of integers")
+    array = as_integers(name, value)
     if array.shape != shape:
         raise ValueError(f"{name} has shape {array.shape}; it must have shape {shape}")
     bad = (array < END) | (array >= n_next)
@@ -226,7 +244,7 @@ def as_next_states(
             f"{name}{list(index)} is {array[index].item()}; "
             f"next states must be below {n_next}, or -1 where the episode ends"
         )
-    return array.astype(np.int64, copy=False)
+    return array
 
 
 def _as_masks(value: Any, shapes: list[tuple[int, ...]]) -> tuple[BoolArray, ...]:
@@ -237,7 +255,7 @@ def _as_masks(value: Any, shapes: list[tuple[int, ...]]) -> tuple[BoolArray, ...
         )
     masks = []
     for h, (item, shape) in enumerate(zip(items, shapes, strict=True)):
-        mask = np.asarray(item)
+        mask = as_array(f"available[{h}]", item)
         if mask.dtype != np.bool_ or mask.shape != shape:
             raise ValueError(
                 f"available[{h}] has dtype {mask.dtype} and shape {mask.shape}; "

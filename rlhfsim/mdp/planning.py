@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 from rlhfsim import checks
 from rlhfsim.checks import BoolArray, FloatArray
 from rlhfsim.divergences import Divergence
-from rlhfsim.mdp.process import Process, as_process
+from rlhfsim.mdp.process import Process, as_process, require_finite
 from rlhfsim.mdp.recursions import Levels, expected
 from rlhfsim.solvers import solve
 
@@ -82,8 +82,10 @@ def solve_steps(
     """
     process = as_process("process", process)
     strength = checks.as_positive("beta", beta)
-    if strength.ndim > 1:
-        raise ValueError(f"beta has shape {strength.shape}; it must be a number or (n,)")
+    if strength.ndim > 1 or strength.size == 0:
+        raise ValueError(
+            f"beta has shape {strength.shape}; it must be a number or (n,), of at least one"
+        )
     rewards = process.reward if reward is None else _as_rewards(reward, process.reward)
     return _backward(process, rewards, divergence, strength)
 
@@ -102,7 +104,7 @@ def _backward(
         if values:
             with np.errstate(over="ignore", invalid="ignore"):
                 q = q + expected(transitions[h], values[-1])
-            _require_finite(h, q)
+            require_finite(h, q)
             tolerance += 4 * _EPS * float(np.abs(q).max())
         if available is not None:
             q = _without_absent(q, available[h])
@@ -132,15 +134,6 @@ def _without_absent(q: FloatArray, mask: BoolArray) -> FloatArray:
         return q
     least = np.where(mask, q, np.inf).min(axis=-1, keepdims=True)
     return np.where(mask, q, least)
-
-
-def _require_finite(step: int, q: FloatArray) -> None:
-    if not np.isfinite(q).all():
-        index = [int(i[0]) for i in np.nonzero(~np.isfinite(q))]
-        raise ValueError(
-            f"reward[{step}] plus the value of what follows is {q[tuple(index)].item()!r} at "
-            f"{index}; sums of rewards must be finite"
-        )
 
 
 def _as_rewards(reward: Sequence[ArrayLike], own: Levels) -> Levels:

@@ -12,11 +12,9 @@ from numpy.typing import ArrayLike
 from rlhfsim import checks
 from rlhfsim.checks import BoolArray, FloatArray, IntArray
 from rlhfsim.frozen import Frozen
-from rlhfsim.mdp.children import ABSENT, as_children
+from rlhfsim.mdp.children import ABSENT, as_children, as_edges, as_responses
+from rlhfsim.mdp.places import Places, count, end_places, joined
 from rlhfsim.mdp.recursions import END, Levels
-
-#: Entries of a level that belong to responses: their flat places, or all of them in order.
-_Places = IntArray | slice
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,15 +86,15 @@ class PrefixTree(Frozen):
 
         A way to cut any Y responses into tokens; the full tree where Y is a power of the base.
         """
-        count = checks.whole_number("n_sequences", n_sequences, least=1)
+        number = checks.whole_number("n_sequences", n_sequences, least=1)
         size = checks.whole_number("base", base, least=2)
         length = 1
-        while size**length < count:
+        while size**length < number:
             length += 1
-        if size**length == count:
+        if size**length == number:
             return cls.full(size, length)
         powers = size ** np.arange(length - 1, -1, -1)
-        return cls.from_sequences(np.arange(count)[:, None] // powers % size, size)
+        return cls.from_sequences(np.arange(number)[:, None] // powers % size, size)
 
     @classmethod
     def from_sequences(cls, steps: ArrayLike, vocabulary: int | None = None) -> PrefixTree:
@@ -171,7 +169,7 @@ class PrefixTree(Frozen):
     @cached_property
     def n_sequences(self) -> int:
         """`Y`."""
-        return sum(_count(level, places) for level, places in self._with_ends())
+        return sum(count(level, places) for level, places in self._with_ends())
 
     @cached_property
     def available(self) -> tuple[BoolArray, ...] | None:
@@ -186,26 +184,42 @@ class PrefixTree(Frozen):
     # ---- sums and products along responses --------------------------------------------------
 
     def at_ends(self, levels: Sequence[FloatArray]) -> FloatArray:
-        """Return (..., Y): the entry at the last token of each response, of (..., N_h, A_h)."""
+        """Return (..., Y): the entry at the last token of each response, of (..., N_h, A_h).
+
+        Raises
+        ------
+        ValueError
+            For another number of arrays, and shapes that do not fit.
+        """
+        return self._at_ends(as_edges(levels, self.shapes))
+
+    def _at_ends(self, levels: Sequence[FloatArray]) -> FloatArray:
         parts = [
             level.reshape(*level.shape[:-2], -1)[..., places]
             for level, places in zip(levels, self._ends, strict=True)
         ]
-        joined = parts[0] if len(parts) == 1 else self._joined(parts)
+        found = parts[0] if len(parts) == 1 else joined(parts)
         if self.order is None:
-            return joined
-        ordered = np.empty_like(joined)
-        ordered[..., self.order] = joined
+            return found
+        ordered = np.empty_like(found)
+        ordered[..., self.order] = found
         return ordered
 
     def spread(self, values: FloatArray) -> Levels:
-        """Return (..., N_h, A_h) arrays with (..., Y) values at the last tokens, 0 elsewhere."""
+        """Return (..., N_h, A_h) arrays with (..., Y) values at the last tokens, 0 elsewhere.
+
+        Raises
+        ------
+        ValueError
+            For values whose last axis does not hold the responses.
+        """
+        values = as_responses(values, self.n_sequences)
         leaves = values if self.order is None else values[..., self.order]
         found, start = [], 0
         for level, places in self._with_ends():
-            count = _count(level, places)
-            part = leaves[..., start : start + count]
-            start += count
+            size = count(level, places)
+            part = leaves[..., start : start + size]
+            start += size
             if isinstance(places, slice):
                 found.append(part.reshape(*values.shape[:-1], *level.shape))
                 continue
@@ -215,27 +229,28 @@ class PrefixTree(Frozen):
         return tuple(found)
 
     def sums_along(self, levels: Sequence[FloatArray]) -> FloatArray:
-        """Return (..., Y): the sum of the entries along each response, of (..., N_h, A_h)."""
-        return self.at_ends(self._accumulated(levels, np.add, 0.0))
+        """Return (..., Y): the sum of the entries along each response; as `at_ends`."""
+        return self._at_ends(self._accumulated(as_edges(levels, self.shapes), np.add, 0.0))
 
     def products_along(self, levels: Sequence[FloatArray]) -> FloatArray:
-        """Return (..., Y): the product of the entries along each response."""
-        return self.at_ends(self._accumulated(levels, np.multiply, 1.0))
+        """Return (..., Y): the product of the entries along each response; as `at_ends`."""
+        return self._at_ends(self._accumulated(as_edges(levels, self.shapes), np.multiply, 1.0))
 
     def steps_along(self, levels: Sequence[FloatArray]) -> FloatArray:
-        """Return (..., Y, H): the entries along each response, 0 after its end."""
+        """Return (..., Y, H): the entries along each response, 0 after its end; as `at_ends`."""
+        levels = as_edges(levels, self.shapes)
         horizon = self.horizon
         found = []
         for h in range(horizon):
             only = [
-                np.asarray(level) if k == h else np.zeros(level.shape[-2:])
-                for k, level in enumerate(levels)
+                level if k == h else np.zeros(level.shape[-2:]) for k, level in enumerate(levels)
             ]
             found.append(self.sums_along(only))
         return np.stack(np.broadcast_arrays(*found), axis=-1)
 
     def summed(self, values: FloatArray) -> tuple[Levels, Levels]:
         """Return what lies below: sums of (..., Y) values, (..., N_h, A_h) and (..., N_h)."""
+        values = as_responses(values, self.n_sequences)
         edges = list(self.spread(values))
         nodes: list[FloatArray] = [np.empty(0)] * self.horizon
         for h in reversed(range(self.horizon)):
@@ -256,23 +271,14 @@ class PrefixTree(Frozen):
                 node = edges.reshape(*edges.shape[:-2], -1)[..., self._parents[h + 1]]
         return tuple(found)
 
-    def _joined(self, parts: list[FloatArray]) -> FloatArray:
-        filled = [part for part in parts if part.shape[-1]]
-        if len(filled) == 1:
-            return filled[0]
-        batch = np.broadcast_shapes(*(part.shape[:-1] for part in filled))
-        return np.concatenate(
-            [np.broadcast_to(part, (*batch, part.shape[-1])) for part in filled], axis=-1
-        )
-
     # ---- places -----------------------------------------------------------------------------
 
     @cached_property
-    def _ends(self) -> tuple[_Places, ...]:
+    def _ends(self) -> tuple[Places, ...]:
         """The flat places of each level where responses end."""
-        return tuple(_end_places(level) for level in self.children)
+        return tuple(end_places(level) for level in self.children)
 
-    def _with_ends(self) -> list[tuple[IntArray, _Places]]:
+    def _with_ends(self) -> list[tuple[IntArray, Places]]:
         return list(zip(self.children, self._ends, strict=True))
 
     @cached_property
@@ -286,14 +292,3 @@ class PrefixTree(Frozen):
             parent[flat[places]] = places
             found.append(parent)
         return tuple(found)
-
-
-def _end_places(level: IntArray) -> _Places:
-    if level.strides == (0, 0) and level[0, 0] == END:
-        return slice(None)
-    places = np.flatnonzero(level == END)
-    return slice(None) if places.size == level.size else places
-
-
-def _count(level: IntArray, places: _Places) -> int:
-    return int(level.size if isinstance(places, slice) else places.size)

@@ -6,6 +6,7 @@ axes broadcast, so that a batch of processes is one call.  Nothing is checked he
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -46,7 +47,8 @@ def pushed(transition: Transition, mass: FloatArray, n_next: int) -> FloatArray:
         return np.asarray(np.matmul(flat, rows)[..., 0, :])
     going = transition >= 0
     batch = mass.shape[:-2]
-    rows = mass[..., going].reshape(-1, int(going.sum()))
+    # Not -1: where every action ends the episode the rows are empty.
+    rows = mass[..., going].reshape(math.prod(batch), int(going.sum()))
     found = np.stack([np.bincount(transition[going], row, n_next) for row in rows])
     return np.asarray(found.reshape(*batch, n_next), dtype=np.float64)
 

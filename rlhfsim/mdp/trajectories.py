@@ -10,7 +10,8 @@ import numpy as np
 from rlhfsim import checks
 from rlhfsim.checks import FloatArray, IntArray
 from rlhfsim.frozen import Frozen
-from rlhfsim.mdp.model import FiniteHorizonMDP, PerStep
+from rlhfsim.mdp.integers import as_integers
+from rlhfsim.mdp.model import FiniteHorizonMDP, PerStep, as_levels
 from rlhfsim.mdp.recursions import END, Levels
 
 
@@ -60,12 +61,48 @@ class Trajectories(Frozen):
         return int(self.state.shape[1])
 
     def gathered(self, levels: Levels) -> FloatArray:
-        """Return the (n, H) entries of `(S_h, A_h)` arrays at the steps, 0 after the end."""
+        """Return the (n, H) entries of `(S_h, A_h)` arrays at the steps, 0 after the end.
+
+        Raises
+        ------
+        ValueError
+            For another number of arrays, other shapes, and steps that the arrays do not have.
+        """
+        arrays = as_levels("levels", levels)
+        if len(arrays) != self.horizon:
+            raise ValueError(
+                f"levels has {len(arrays)} arrays; the trajectories have {self.horizon} steps"
+            )
         found = np.zeros(self.state.shape)
-        for h, level in enumerate(levels):
-            there = self.state[:, h] != END
-            found[there, h] = level[self.state[there, h], self.action[there, h]]
+        for h, level in enumerate(arrays):
+            there, state, action = self.taken("", h, level.shape)
+            found[there, h] = level[state, action]
         return found
+
+    def taken(self, name: str, h: int, shape: tuple[int, ...]) -> tuple[IntArray, ...]:
+        """Return which trajectories take step h, and their states and actions there.
+
+        Raises
+        ------
+        ValueError
+            For a state or an action of `name` beyond the shape, (S_h, A_h, ...).
+        """
+        there = np.flatnonzero(self.state[:, h] != END)
+        found = [there]
+        for member, array, upper in (
+            ("state", self.state, shape[0]),
+            ("action", self.action, shape[1]),
+        ):
+            index = array[there, h]
+            if (index >= upper).any():
+                i = int(there[(index >= upper).argmax()])
+                shown = f"{name}.{member}" if name else member
+                raise ValueError(
+                    f"{shown}[{i}, {h}] is {array[i, h].item()}; it must be below {upper}, "
+                    f"for step {h} has shape {shape[:2]}"
+                )
+            found.append(index)
+        return tuple(found)
 
 
 def sample_trajectories(
@@ -141,12 +178,10 @@ def require_mdp(mdp: Any) -> FiniteHorizonMDP:
 
 
 def _as_steps(name: str, value: Any) -> IntArray:
-    array = np.asarray(value)
-    if isinstance(value, np.ma.MaskedArray) or array.dtype.kind not in "iu" or array.ndim != 2:
-        raise ValueError(f"{name} is {value!r:.80}; it must be a plain (n, H) array of integers")
+    array = as_integers(name, value, kind="(n, H) array", ndim=2)
     if array.size == 0:
         raise ValueError(f"{name} has shape {array.shape}; it must hold at least one step")
     if (array < END).any():
         i, h = (int(k[0]) for k in np.nonzero(array < END))
         raise ValueError(f"{name}[{i}, {h}] is {array[i, h].item()}; it must be at least -1")
-    return array.astype(np.int64, copy=False)
+    return array

@@ -9,7 +9,7 @@ import numpy as np
 from rlhfsim import checks
 from rlhfsim.checks import FloatArray
 from rlhfsim.mdp import recursions
-from rlhfsim.mdp.process import Process, as_process
+from rlhfsim.mdp.process import Process, as_process, finite_action_values, occurring
 from rlhfsim.mdp.recursions import Levels
 
 
@@ -21,7 +21,8 @@ class TrajectoryOptimum(NamedTuple):
     value: FloatArray
     #: `J(p)`, in reward units.
     reference_value: FloatArray
-    #: Least of `1 + sum_h A_h/beta` over trajectories that the reference can take.
+    #: Least of `1 + sum_h A_h/beta` over trajectories that the reference can take, from first
+    #: states (and prompts) of positive probability.
     least_ratio: float
     #: (..., S_h, A_h) of each step: the advantages `A_h = Q_h - V_h` of the reference.
     advantage: Levels
@@ -58,7 +59,7 @@ def chi_squared_over_trajectories(process: Process, beta: float) -> TrajectoryOp
     process = as_process("process", process)
     strength = checks.positive_number("beta", beta)
     p = process.reference
-    q, v = recursions.action_values(process.transitions, process.reward, p)
+    q, v = finite_action_values(process, p)
     advantage = tuple(a - b[..., None] for a, b in zip(q, v, strict=True))
     squares = tuple((pi * a**2).sum(axis=-1) for pi, a in zip(p, advantage, strict=True))
     spread = recursions.along_steps(process.transitions, p, squares)
@@ -80,4 +81,4 @@ def _least(process: Process, advantage: Levels) -> float:
             sums = sums - recursions.largest(process.transitions[h], -total, end=0.0)
         total = np.where(process.reference[h] > 0, sums, np.inf).min(axis=-1)
     assert total is not None
-    return float(np.where(process.initial > 0, total, np.inf).min())
+    return float(np.where(occurring(process), total, np.inf).min())

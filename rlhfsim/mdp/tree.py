@@ -57,8 +57,9 @@ def token_policy(prefixes: PrefixTree, policy: ArrayLike) -> Levels:
     Raises
     ------
     ValueError
-        For rows that are not distributions over the responses.
+        For what is no prefix tree, and rows that are not distributions over the responses.
     """
+    require_prefixes(prefixes)
     pi = checks.as_distributions("policy", policy)
     if pi.shape[-1] != prefixes.n_sequences:
         raise ValueError(
@@ -80,8 +81,7 @@ def token_policy(prefixes: PrefixTree, policy: ArrayLike) -> Levels:
 
 def token_levels(name: str, prefixes: PrefixTree, policy: PerStep) -> Levels:
     """Return the checked arrays of a policy on a prefix tree."""
-    if not isinstance(prefixes, PrefixTree):
-        raise ValueError(f"prefixes is a {type(prefixes).__name__}; it must be a PrefixTree")
+    require_prefixes(prefixes)
     levels = as_policy(name, policy, prefixes.shapes)
     if prefixes.available is not None:
         require_available(name, levels, prefixes.available)
@@ -144,10 +144,17 @@ class TokenTree(Frozen):
         Raises
         ------
         ValueError
-            For arguments of another kind, and another number of responses.
+            For arguments of another kind, another number of responses, and a bandit in which a
+            prompt lacks a response: all prompts of a tree have the same.
         """
         if not isinstance(bandit, ContextualBandit):
             raise ValueError(f"bandit is a {type(bandit).__name__}; it must be a ContextualBandit")
+        if bandit.available is not None and not bandit.available.all():
+            x, y = (int(i[0]) for i in np.nonzero(~bandit.available))
+            raise ValueError(
+                f"bandit.available[{x}, {y}] is False; "
+                "every prompt of a token tree must have all its responses"
+            )
         require_responses(prefixes, bandit.shape[1])
         reference = token_policy(prefixes, bandit.reference)
         return cls(prefixes, bandit.prompt_dist, prefixes.spread(bandit.reward), reference)
@@ -222,10 +229,15 @@ class TokenTree(Frozen):
         return average_over_prompts(np.asarray(first)[..., 0], self.prompt_dist)
 
 
+def require_prefixes(value: Any) -> None:
+    """Refuse what is no prefix tree."""
+    if not isinstance(value, PrefixTree):
+        raise ValueError(f"prefixes is a {type(value).__name__}; it must be a PrefixTree")
+
+
 def require_responses(prefixes: Any, n_responses: int) -> None:
     """Refuse what is no prefix tree of so many responses."""
-    if not isinstance(prefixes, PrefixTree):
-        raise ValueError(f"prefixes is a {type(prefixes).__name__}; it must be a PrefixTree")
+    require_prefixes(prefixes)
     if prefixes.n_sequences != n_responses:
         raise ValueError(
             f"prefixes has {prefixes.n_sequences} responses; it must have those of the data, "

@@ -15,7 +15,7 @@ from rlhfsim.data import DemonstrationData
 from rlhfsim.divergences import KL
 from rlhfsim.learners.demonstrations import behavior_cloning
 from rlhfsim.mdp import FiniteHorizonMDP, PrefixTree, SoftSolution, Trajectories, solve_steps
-from rlhfsim.mdp.recursions import END, Levels
+from rlhfsim.mdp.recursions import Levels
 from rlhfsim.mdp.tree import require_responses, token_policy
 
 
@@ -109,13 +109,7 @@ def clone_trajectories(
         )
     found = []
     for h, shape in enumerate(mdp.shapes):
-        there = trajectories.state[:, h] != END
-        state, action = trajectories.state[there, h], trajectories.action[there, h]
-        for name, index, upper in (("state", state, shape[0]), ("action", action, shape[1])):
-            if index.size and index.max() >= upper:
-                raise ValueError(
-                    f"{name} of step {h} reaches {int(index.max())}; it must be below {upper}"
-                )
+        _, state, action = trajectories.taken("trajectories", h, shape)
         mask = mdp.reference[h] > 0
         found.append(_clone(state, action, mask, smoothing, whole=h == 0))
     return tuple(found)
@@ -159,7 +153,13 @@ def plan_around_clone(
 def _masks(prefixes: PrefixTree, n_prompts: int, reference: ArrayLike | None) -> list[BoolArray]:
     """Return for each level which tokens are smoothed over, (X N_h, A_h)."""
     if reference is not None:
-        levels: Any = [level > 0 for level in token_policy(prefixes, reference)]
+        p = checks.as_distributions("reference", reference)
+        if p.shape != (n_prompts, prefixes.n_sequences):
+            raise ValueError(
+                f"reference has shape {p.shape}; it must have that of the demonstrations, "
+                f"{(n_prompts, prefixes.n_sequences)}"
+            )
+        levels: Any = [level > 0 for level in token_policy(prefixes, p)]
     else:
         own = prefixes.available
         levels = [np.ones(s, dtype=bool) for s in prefixes.shapes] if own is None else own

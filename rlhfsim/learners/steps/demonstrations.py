@@ -13,9 +13,9 @@ from rlhfsim.divergences import KL
 from rlhfsim.learners.base import Learned, as_problem
 from rlhfsim.learners.explicit import require_model
 from rlhfsim.learners.steps.cloning import clone_tokens
-from rlhfsim.learners.steps.token import learned_by_planning, require_prefixes
+from rlhfsim.learners.steps.token import learned_by_planning
 from rlhfsim.mdp import PrefixTree, sequence_policy
-from rlhfsim.mdp.tree import require_responses
+from rlhfsim.mdp.tree import require_prefixes, require_responses
 from rlhfsim.rewards import RewardModel, Tabular
 
 
@@ -23,10 +23,10 @@ from rlhfsim.rewards import RewardModel, Tabular
 class TokenDemonstrationRegularized:
     """`argmax_pi E_pi[r^] - beta KL(pi || pi_BC)`, `pi_BC` cloned from demonstrations by token.
 
-    As `DemonstrationRegularized`, which it is, to the bit, for responses of one token; the clone
-    is that of `clone_tokens`.  In N_E, `KL(pi_E || pi_BC)` is at most
-    `sum over prefixes of (A - 1)/(N_E + 1)` in expectation, only those counting that the expert
-    reaches.
+    As `DemonstrationRegularized`, which it is for responses of one token, to the bit where tokens
+    are numbered as the responses; the clone is that of `clone_tokens`.  In N_E,
+    `KL(pi_E || pi_BC)` is at most `sum over prefixes of (A - 1)/(N_E + 1)` in expectation, only
+    those counting that the expert reaches.
 
     What is learned: as by `TokenRLHF` around the clone; `diagnostics` has also the (X, Y)
     `behavior_policy` and the (X,) number of `demonstrations`.

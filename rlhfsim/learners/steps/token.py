@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -16,7 +15,7 @@ from rlhfsim.learners.base import Learned, Problem, as_problem
 from rlhfsim.learners.explicit import fitted, require_model, spent
 from rlhfsim.mdp import PrefixTree, SoftSolution, TokenTree, sequence_policy, solve_steps
 from rlhfsim.mdp.recursions import Levels, along_steps
-from rlhfsim.mdp.tree import require_responses, token_policy
+from rlhfsim.mdp.tree import require_prefixes, require_responses, token_policy
 from rlhfsim.rewards import RewardModel, Tabular
 
 
@@ -27,11 +26,13 @@ class TokenRLHF:
     `r^` is the maximum likelihood reward of whole responses, `p_h` the next-token probabilities of
     the reference.  With KL this is `RLHF`, to rounding, whatever the tokens (the chain rule); with
     chi-squared it is not, and the policy's `C^pi` over responses may grow exponentially in their
-    length.  Responses of one token give `RLHF`, to the bit.
+    length.  Responses of one token give `RLHF`, to the bit where the tokens are numbered as the
+    responses, and else to rounding: sums run over tokens in their own order.
 
     What is learned: as by `RLHF`; `residual` is the sum over tokens of the largest duality gap of a
-    prefix, and `diagnostics` has, per prompt, `kl` and `chi_squared` between whole responses and
-    `charged`, the sum over tokens that the objective holds, in nats.
+    prefix, and `diagnostics` has, per prompt, `kl` and `chi_squared` between whole responses,
+    `charged`, the sum over tokens that the objective holds, in nats, and the `multiplier` of the
+    probabilities of the first token.
 
     Parameters
     ----------
@@ -114,7 +115,8 @@ def learned_by_planning(
         objective=float(solution.objective) if known else None,
         diagnostics=notes
         | spent(policy, sequence_policy(prefixes, reference))
-        | _charged(tree, solution, divergence),
+        | _charged(tree, solution, divergence)
+        | {"multiplier": solution.multiplier[0][:, 0]},
     )
 
 
@@ -124,9 +126,3 @@ def _charged(
     pairs = zip(solution.policy, tree.reference, strict=True)
     terms = tuple(divergence.per_prompt(policy, base) for policy, base in pairs)
     return {"charged": along_steps(tree.transitions, solution.policy, terms)[:, 0]}
-
-
-def require_prefixes(value: Any) -> None:
-    """Refuse what is no prefix tree."""
-    if not isinstance(value, PrefixTree):
-        raise ValueError(f"prefixes is a {type(value).__name__}; it must be a PrefixTree")
