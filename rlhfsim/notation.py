@@ -58,7 +58,7 @@ def pretty(text: str) -> str:
     text = _WORD.sub(lambda m: _WORDS[m[1]], text)
     text = _NAME.sub(lambda m: "_".join(_WORDS.get(p, p) for p in m[0].split("_")), text)
     # Last: an exponent counts as part of a word.
-    return re.sub(r"\^(-?\d+)", lambda m: m[1].translate(_SUPERSCRIPTS), text)
+    return re.sub(r"\^(-?\d+)(?!\.?\d)", lambda m: m[1].translate(_SUPERSCRIPTS), text)
 
 
 # A subscript is what follows an underscore after one letter: D_χ², E_π, ε_c, D_1/2.
@@ -70,7 +70,7 @@ _HAT = "\N{COMBINING CIRCUMFLEX ACCENT}"
 _ESTIMATE = re.compile(r"(?<![\w*])(?:J\^(?=[(_])|[Jlrwπ]\^(?![\w({*+-]))|(?<![^\W_])\w_hat\b")
 _AFTER_BAR = re.compile(r"(?<=‖)_(\w)")
 _BRACED = re.compile(r"([_^])\{([^{}]*)\}")
-_POWER = re.compile(r"\^(?:\(([^()]*(?:\([^()]*\)[^()]*)*)\)|(\w\*?|\*))")
+_POWER = re.compile(r"\^(?:\(([^()]*(?:\([^()]*\)[^()]*)*)\)|(-?\d+\.\d+|\w\*?|\*))")
 
 
 def to_html(text: str) -> str:

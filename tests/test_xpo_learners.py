@@ -1,6 +1,7 @@
 """XPO and iterated DPO as learners of the protocol."""
 
 import pickle
+from dataclasses import replace
 
 import mpmath
 import numpy as np
@@ -24,7 +25,14 @@ from rlhfsim.learners import (
     TabularPolicies,
 )
 from rlhfsim.learners.online.xpo import XPO, IteratedDPO
-from rlhfsim.online.xpo import DecreasingAlpha, FiniteXPO, Protocol, ScoreXPO
+from rlhfsim.online.xpo import (
+    BoundAlpha,
+    DecreasingAlpha,
+    FiniteXPO,
+    Protocol,
+    ScoreXPO,
+    TheoryAlpha,
+)
 from rlhfsim.rewards import Linear, fit_reward
 from rlhfsim.rewards.finite_class import last_of_tied
 
@@ -117,6 +125,43 @@ def test_another_reference_takes_the_place_of_the_bandits():
     learner = IteratedDPO(BANDIT, BETA, TabularPolicies(ridge=0.3), 3)
     learned = learner.fit(NOTHING, other, rng=np.random.default_rng(1))
     assert learned.diagnostics["regret"][0] == pytest.approx(float(BANDIT.regret(other)))
+
+
+@pytest.mark.parametrize("key", LEARNERS)
+def test_other_prompts_take_the_place_of_the_bandits(key):
+    learner, other = LEARNERS[key], np.array([0.95, 0.05])
+    assert abs(other[0] - BANDIT.prompt_dist[0]) > 0.1
+    moved = replace(learner, bandit=replace(BANDIT, prompt_dist=other))
+    fits = [
+        one.fit(NOTHING, BANDIT.reference, prompt_dist=rho, rng=np.random.default_rng(6))
+        for one, rho in ((learner, other), (moved, None), (moved, other))
+    ]
+    for fit in fits:
+        np.testing.assert_array_equal(fit.policy, fits[1].policy)
+        np.testing.assert_array_equal(fit.diagnostics["regret"], fits[1].diagnostics["regret"])
+    short = BANDIT.reward.max(axis=1) - (BANDIT.reference * BANDIT.reward).sum(axis=1)
+    assert fits[0].diagnostics["regret"][0] == pytest.approx(float(other @ short), rel=1e-12)
+
+
+def test_the_start_of_a_longer_run_is_a_shorter_one_unless_alpha_depends_on_its_length():
+    rounds = 60
+    for alpha, same in (
+        (0.05, True), (DecreasingAlpha(0.3), True),
+        (TheoryAlpha(2.0, 1.0, constant=50.0), False), (BoundAlpha(1.0), False),
+    ):  # fmt: skip
+        weights, played = zip(
+            *(
+                (engine.alphas, engine.run(np.random.default_rng(1)).played)
+                for engine in (
+                    FiniteXPO(Protocol(BANDIT, BETA, t, alpha=alpha), CLASS.policies)
+                    for t in (rounds, 3 * rounds)
+                )
+            ),
+            strict=True,
+        )
+        assert (weights[0] == weights[1][:rounds]).all() == same
+        if same:
+            np.testing.assert_array_equal(played[0], played[1][: rounds + 1])
 
 
 def test_names_tell_settings_apart():

@@ -3,13 +3,16 @@
 import numpy as np
 import pytest
 
-from rlhfsim import PreferenceData
+from rlhfsim import GeneralPreference, PreferenceData
+from rlhfsim.games import duality_gap, minimax_winner
 from rlhfsim.learners import DPO, TabularPolicies
 from rlhfsim.learners.online.xpo import XPO, IteratedDPO
 from rlhfsim.online.xpo import ConstantAlpha, DecreasingAlpha, hidden_best
 from rlhfsim.randomness import generator_for
 from rlhfsim.sampling import sample_preferences
 from rlhfsim.studies import Study, read_results, run_study, wide
+from rlhfsim.studies.instances.games import two_cycles
+from rlhfsim.studies.shipped.general_preferences import FLOOR, FLOOR_OF_ANY
 
 HIDDEN = {"family": "hidden-best", "mass": 0.01, "rare": 3, "gap": 0.5}
 ITERATED = {"method": "iterated-DPO", "beta": 0.3, "grid": [1, 4]}
@@ -80,3 +83,27 @@ def test_bad_settings_are_refused():
     ):
         with pytest.raises(ValueError, match=message):
             study(**settings)
+
+
+def test_the_floors_of_the_two_cycles_with_and_without_the_decider():
+    game = GeneralPreference(two_cycles())
+    mix = minimax_winner(two_cycles()[0, :3, :3] * 2 - 1).policy
+    np.testing.assert_allclose(mix, np.array([5, 2, 8]) / 15, rtol=1e-9)
+
+    def gaps(first, second, decider):
+        row = np.concatenate((first * mix, second * mix, [decider]))
+        return duality_gap(np.tile(row, (2, 1)), game)
+
+    # Both statements at their tight witnesses; the decider alone has less than 2 (0.8 - 0).
+    np.testing.assert_allclose(gaps(0.5, 0.5, 0.0), FLOOR, rtol=1e-9)
+    np.testing.assert_allclose(gaps(0.2, 0.2, 0.6), FLOOR_OF_ANY, rtol=1e-9)
+    np.testing.assert_allclose(gaps(0.0, 0.0, 1.0), 0.4, rtol=1e-9)
+    rng = np.random.default_rng(3)
+    policy = rng.dirichlet(np.full(7, 0.4), 3000)
+    masses = policy[:, :3].sum(axis=1), policy[:, 3:6].sum(axis=1)
+    both = duality_gap(np.repeat(policy[:, None], 2, axis=1), game)
+    for gap, (good, bad) in zip(both.T, (masses, masses[::-1]), strict=True):
+        assert (gap >= np.maximum(0.4 * policy[:, 6], 2 * (0.8 * bad - 0.2 * good)) - 1e-12).all()
+    least = np.maximum(0.4 * policy[:, 6], FLOOR * (1 - policy[:, 6]))
+    assert (both.mean(axis=1) >= least - 1e-12).all()
+    assert least.min() >= FLOOR_OF_ANY - 1e-12

@@ -14,7 +14,7 @@ from rlhfsim.bandit import ContextualBandit
 from rlhfsim.checks import FloatArray
 from rlhfsim.data import PairCounts, PreferenceData
 from rlhfsim.frozen import Frozen
-from rlhfsim.learners.base import Learned, as_problem
+from rlhfsim.learners.base import Learned, Problem, as_problem
 from rlhfsim.learners.direct import FinitePolicies, LogLinearPolicies, PolicyClass, TabularPolicies
 from rlhfsim.learners.explicit import spent
 from rlhfsim.online.record import OnlineRecord
@@ -112,9 +112,10 @@ class _Rounds(ABC):
         reference : (X, Y) array of distributions
             p, in place of that of the bandit.
         prompt_dist : (X,) array, optional
-            Checked, not used: prompts come from the bandit.
+            rho, in place of that of the bandit.
         rng : numpy.random.Generator
-            Draws the rounds; the first rounds of a longer run are a shorter one.
+            Draws the rounds; the first rounds of a longer run are a shorter one, unless alpha
+            depends on T (`TheoryAlpha`, `BoundAlpha`).
 
         Raises
         ------
@@ -131,10 +132,7 @@ class _Rounds(ABC):
                 f"data has shape {problem.shape}; it must be that of the bandit, "
                 f"{self.bandit.shape}"
             )
-        bandit = self.bandit
-        if not np.array_equal(problem.reference, bandit.reference):
-            bandit = replace(bandit, reference=problem.reference)
-        engine = self._engine(self._protocol(bandit))
+        engine = self._engine(self._protocol(self._around(problem)))
         if isinstance(engine, FiniteXPO):
             finite = engine.run(rng, problem.data)
             own = {"played": finite.played, "coverability": engine.coverability, "global": True}
@@ -144,6 +142,16 @@ class _Rounds(ABC):
         return self._learned(
             problem.reference, run.record, float(run.residuals.max()), {"global": known}
         )
+
+    def _around(self, problem: Problem) -> ContextualBandit:
+        """Return the bandit with another reference, and other prompts if they are given."""
+        bandit, rho = self.bandit, problem.prompt_dist
+        if rho is None:
+            rho = bandit.prompt_dist
+        same = np.array_equal(problem.reference, bandit.reference)
+        if same and np.array_equal(rho, bandit.prompt_dist):
+            return bandit
+        return replace(bandit, reference=problem.reference, prompt_dist=rho)
 
     def _learned(
         self,
@@ -185,7 +193,7 @@ class XPO(Frozen, _Rounds):
     Parameters
     ----------
     bandit : ContextualBandit
-        The environment.
+        The environment; `fit` takes the reference, and the prompts if they are given.
     beta : float
         Positive, in reward units.
     policies : FinitePolicies, TabularPolicies or LogLinearPolicies

@@ -12,6 +12,10 @@ import numpy as np
 from rlhfsim import checks
 from rlhfsim.checks import FloatArray
 
+#: Largest reward difference R whose `e^(2R)`, or `1/sigma'(R)^2`, leaves room for other factors
+#: among the numbers up to 1.8e308.
+LARGEST_MARGIN = 350.0
+
 
 class Horizon(NamedTuple):
     """What a schedule may depend on."""
@@ -112,7 +116,7 @@ class TheoryAlpha(Alpha):
     v_max : float
         V: `beta |log pi/p|` is at most this for every policy of the class; positive.
     r_max : float
-        R: rewards lie in `[0, R]`; positive.
+        R: rewards lie in `[0, R]`; positive, at most 350, as `e^(2R)` overflows soon after.
     delta : float
         In (0, 1): the theorem holds with probability `1 - delta`.
     constant : float
@@ -121,7 +125,8 @@ class TheoryAlpha(Alpha):
     Raises
     ------
     ValueError
-        For a setting out of range; of `values`, for a class that is not finite.
+        For a setting out of range; of `values`, for a class that is not finite, and for a weight
+        that is too small or too large to be represented.
 
     Source: arXiv 2405.21046, theorem 3.1.
     """
@@ -137,6 +142,7 @@ class TheoryAlpha(Alpha):
             object.__setattr__(self, name, checks.positive_number(name, getattr(self, name)))
         if self.delta >= 1:
             raise ValueError(f"delta is {self.delta!r}; it must be in (0, 1)")
+        representable_margin("r_max", self.r_max)
 
     @property
     def label(self) -> str:
@@ -153,7 +159,39 @@ class TheoryAlpha(Alpha):
         spread = (self.v_max + self.r_max) * math.exp(2.0 * self.r_max)
         logs = math.log(run.size * rounds / self.delta) * math.log(rounds)
         value = self.constant * run.beta / spread * math.sqrt(logs / (rounds * run.coverability))
-        return np.full(rounds, value)
+        return np.full(rounds, representable_weight(self, value, zero=rounds == 1))
+
+
+def representable_margin(name: str, value: float) -> float:
+    """Return a difference of rewards of which `e^(2 value)` can be represented.
+
+    Raises
+    ------
+    ValueError
+        For one above `LARGEST_MARGIN`.
+    """
+    if value > LARGEST_MARGIN:
+        raise ValueError(
+            f"{name} is {value!r}; it must be at most {LARGEST_MARGIN:g}, as e^(2 {name}) cannot "
+            "be represented soon after"
+        )
+    return value
+
+
+def representable_weight(alpha: Alpha, value: float, *, zero: bool = False) -> float:
+    """Return the weight of a schedule, which is not 0 unless the formula is.
+
+    Raises
+    ------
+    ValueError
+        For a weight that underflows to 0 or overflows.
+    """
+    if not math.isfinite(value) or (value == 0 and not zero):
+        raise ValueError(
+            f"alpha is {alpha!r}; its weight must be a positive number, and is {value!r} in double "
+            "precision"
+        )
+    return value
 
 
 def as_alpha(value: float | Alpha) -> Alpha:

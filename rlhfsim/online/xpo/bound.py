@@ -35,7 +35,10 @@ import numpy as np
 
 from rlhfsim import checks
 from rlhfsim.checks import FloatArray
-from rlhfsim.online.xpo.alpha import Alpha, Horizon
+from rlhfsim.online.xpo.alpha import Alpha, Horizon, representable_margin, representable_weight
+
+#: Largest T, K and C: up to here `1 + T/C` exceeds 1 in double precision.
+_LARGEST_COUNT = 2**52
 
 
 @dataclass(frozen=True)
@@ -45,11 +48,12 @@ class RegretBound:
     Parameters
     ----------
     size : int
-        K, at least 1.
+        K, at least 1 and at most 2^52.
     coverability : float
-        C, at least 1 but for rounding.
+        C, at least 1 but for rounding, and at most 2^52.
     v_max, margin : float
-        V and D, in reward units; not negative, and D at most 2 V but for rounding.
+        V and D, in reward units; not negative, and D at most 2 V but for rounding, and at most 350,
+        as `1/kappa^2` overflows soon after.
     delta : float
         In (0, 1/2).
 
@@ -69,14 +73,19 @@ class RegretBound:
 
     def __post_init__(self) -> None:
         """Validate."""
-        object.__setattr__(self, "size", checks.whole_number("size", self.size, least=1))
+        object.__setattr__(self, "size", _count("size", self.size))
         for name in ("coverability", "delta"):
             object.__setattr__(self, name, checks.positive_number(name, getattr(self, name)))
         for name in ("v_max", "margin"):
             number = checks.positive_number(name, getattr(self, name), zero=True)
             object.__setattr__(self, name, number)
+        representable_margin("margin", self.margin)
         if self.coverability < 1.0 - checks.ROW_SUM_TOLERANCE:
             raise ValueError(f"coverability is {self.coverability!r}; it must be at least 1")
+        if self.coverability > _LARGEST_COUNT:
+            raise ValueError(
+                f"coverability is {self.coverability!r}; it must be at most 2^52 = {_LARGEST_COUNT}"
+            )
         if self.delta >= 0.5:
             raise ValueError(f"delta is {self.delta!r}; it must be in (0, 1/2)")
         if self.margin > 2.0 * self.v_max * (1.0 + checks.ROW_SUM_TOLERANCE):
@@ -95,7 +104,7 @@ class RegretBound:
         Parameters
         ----------
         rounds : int
-            T.
+            T, at most 2^52.
         beta, alpha : float
             Positive.
         first : float
@@ -104,15 +113,22 @@ class RegretBound:
         Raises
         ------
         ValueError
-            For a number out of range.
+            For a number out of range, and where the bound is too large to be represented.
         """
-        t = float(checks.whole_number("rounds", rounds, least=1))
+        t = float(_count("rounds", rounds))
         strength = checks.positive_number("beta", beta)
         ratio = checks.positive_number("alpha", alpha) / strength
         start = checks.positive_number("first", first, zero=True)
         learning, covering = self._terms(t)
         drawing = 4.0 * self.v_max * math.sqrt(2.0 * t * math.log(self.size * t / self.delta))
-        return start + learning / ratio + ratio * covering + drawing
+        learned = learning / ratio if ratio else math.inf
+        total = start + learned + ratio * covering + drawing
+        if not math.isfinite(total):
+            raise ValueError(
+                f"alpha is {alpha!r} and beta is {beta!r}; the bound for {rounds} rounds must be "
+                f"a finite number, and is {total!r} in double precision"
+            )
+        return total
 
     def best_ratio(self, rounds: int) -> float:
         """Return the `alpha/beta` at which the bound is least.
@@ -120,9 +136,9 @@ class RegretBound:
         Parameters
         ----------
         rounds : int
-            T.
+            T, at most 2^52.
         """
-        learning, covering = self._terms(float(checks.whole_number("rounds", rounds, least=1)))
+        learning, covering = self._terms(float(_count("rounds", rounds)))
         return math.sqrt(learning / covering)
 
     def _terms(self, t: float) -> tuple[float, float]:
@@ -140,14 +156,16 @@ class BoundAlpha(Alpha):
     Parameters
     ----------
     margin : float
-        D: differences of two scores of any policy of the class are at most this; positive.
+        D: differences of two scores of any policy of the class are at most this; positive, at most
+        350.
     delta : float
         In (0, 1/2).
 
     Raises
     ------
     ValueError
-        For a setting out of range; of `values`, for a class that is not finite.
+        For a setting out of range; of `values`, for a class that is not finite, and for a weight
+        that is too small to be represented.
 
     Source: ours.
     """
@@ -172,4 +190,13 @@ class BoundAlpha(Alpha):
                 f"alpha is {self!r}; it needs a finite class, take FinitePolicies or another alpha"
             )
         bound = RegretBound(run.size, run.coverability, self.margin, self.margin, self.delta)
-        return np.full(run.rounds, run.beta * bound.best_ratio(run.rounds))
+        value = run.beta * bound.best_ratio(run.rounds)
+        return np.full(run.rounds, representable_weight(self, value))
+
+
+def _count(name: str, value: int) -> int:
+    """Return a whole number from 1 to 2^52."""
+    number = checks.whole_number(name, value, least=1)
+    if number > _LARGEST_COUNT:
+        raise ValueError(f"{name} is {number}; it must be at most 2^52 = {_LARGEST_COUNT}")
+    return number

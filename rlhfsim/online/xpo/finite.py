@@ -93,7 +93,8 @@ class FiniteXPO(Frozen):
         Parameters
         ----------
         rng : numpy.random.Generator
-            Of this run alone: the first rounds of a longer run are a shorter one.
+            Of this run alone: the first rounds of a longer run are a shorter one, unless the
+            weight of optimism depends on T (`TheoryAlpha`, `BoundAlpha`).
         data : PreferenceData or PairCounts, optional
             Logged comparisons, whose losses are part of every minimum.
 

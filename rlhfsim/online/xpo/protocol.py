@@ -14,6 +14,7 @@ from rlhfsim.bandit import ContextualBandit
 from rlhfsim.checks import FloatArray, IntArray
 from rlhfsim.divergences import KL
 from rlhfsim.frozen import Frozen
+from rlhfsim.online.gaps import regularized_gap
 from rlhfsim.online.xpo.alpha import Alpha, as_alpha
 from rlhfsim.preferences import BradleyTerry, PreferenceModel
 from rlhfsim.preferences.base import require_model
@@ -84,6 +85,14 @@ class Protocol(Frozen):
         object.__setattr__(self, "opponent", self._as_opponent(self.opponent))
         if self.labels is not None and require_model("labels", self.labels).shape != self.shape:
             raise ValueError(f"labels has shape {self.labels.shape}; it must be {self.shape}")
+        scaled, inside = self._scaled_shortfall, self.reference > 0
+        if not np.isfinite(scaled).all():
+            x, y = np.argwhere(~np.isfinite(scaled))[0]
+            raise ValueError(
+                f"beta is {self.beta!r}; differences of rewards over it must be finite, and that "
+                f"of reward[{x}, {y}] = {self.bandit.reward[x, y].item()!r} from the best, "
+                f"{self.bandit.reward[x][inside[x]].max().item()!r}, is not"
+            )
 
     def _as_opponent(self, opponent: Opponent) -> Opponent:
         if isinstance(opponent, str):
@@ -131,14 +140,38 @@ class Protocol(Frozen):
         """(X, Y) `pi*_beta`, proportional to `p exp(r*/beta)`."""
         return solve(self.bandit.reward, self.reference, KL(), self.beta).policy
 
+    @cached_property
+    def log_optimum(self) -> FloatArray:
+        """(X, Y) `log pi*_beta`, -inf where p is 0; finite also where `pi*_beta` underflows."""
+        inside = self.reference > 0
+        logs = np.full(self.shape, -np.inf)
+        np.log(self.reference, out=logs, where=inside)
+        logs -= self._scaled_shortfall
+        logs -= logs.max(axis=1, keepdims=True)
+        return np.asarray(logs - np.log(np.exp(logs).sum(axis=1, keepdims=True)))
+
+    @property
+    def _scaled_shortfall(self) -> FloatArray:
+        """Return (X, Y) what the reward lacks to the best one over beta, 0 where p is 0."""
+        inside, reward = self.reference > 0, self.bandit.reward
+        best = np.where(inside, reward, -np.inf).max(axis=1, keepdims=True)
+        with np.errstate(over="ignore"):
+            return np.where(inside, best - reward, 0.0) / self.beta
+
     def regret(self, policies: FloatArray) -> FloatArray:
         """Return the (...) `J(pi*) - J(pi)` of (..., X, Y) policies, in reward units."""
         return self.bandit.regret(policies)
 
     def regularized_regret(self, policies: FloatArray) -> FloatArray:
-        """Return the (...) `J_beta(pi*_beta) - J_beta(pi) = beta KL(pi || pi*_beta)`."""
-        distances = KL()(policies, self.optimum, prompt_dist=self.bandit.prompt_dist)
-        return np.asarray(self.beta * distances)
+        """Return the (...) `J_beta(pi*_beta) - J_beta(pi) = beta KL(pi || pi*_beta)`.
+
+        In logarithms: the optimum may underflow to 0 where a policy has mass.
+        """
+        logs = np.full(policies.shape, -np.inf)
+        np.log(policies, out=logs, where=policies > 0)
+        weights, every = self.bandit.prompt_dist, logs.reshape(-1, *self.shape)
+        gaps = [regularized_gap(log, self.log_optimum, self.beta, weights) for log in every]
+        return np.array(gaps).reshape(policies.shape[:-2])
 
     # ---- drawing -----------------------------------------------------------------------
 

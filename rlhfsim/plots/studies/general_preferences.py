@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from rlhfsim.plots.looks import GREY, Look, looks
+from rlhfsim.plots.looks import BLACK, DOTTED, GREY, LOOKS, Look
 from rlhfsim.plots.panels import (
     caption,
     curve,
@@ -24,14 +25,28 @@ from rlhfsim.plots.venues import Layout
 
 TABLES = ("games_learning", "games_iterations")
 
-#: What no method can do better than without the deciding pairs.
+#: What no method that treats prompts alike and keeps to the reference can do better than without
+#: the deciding pairs.
 _FLOOR = 0.6
+
+
+#: Learners that take the look of one of the list.
+_AS = {
+    "minimax winner": "minimax-winner", "KL Nash": "nash", "self-play": "self-play",
+    "Nash-MD": "nash-md", "iterative chiPO": "iterative-chipo", "RLHF, KL": "rlhf-kl",
+}  # fmt: skip
+
+
+def _look(name: str) -> Look:
+    if name in _AS:
+        return replace(LOOKS[_AS[name]], label=name)
+    return Look(BLACK, DOTTED, "v", name)
 
 
 def plot(tables: Tables, layout: Layout) -> Figure:
     """Return the three panels."""
     learning, iterations = (tables[name] for name in TABLES)
-    styles = looks(learning["learner"].unique())
+    styles = {name: _look(name) for name in learning["learner"].unique()}
     made = panels(layout, 3, per_row=3, ratio=0.95)
     titles = [str(name) for name in learning["instance"].unique()]
     for axes, instance, letter in zip(made.axes, titles, "ab", strict=False):
@@ -79,7 +94,8 @@ def _caption(tables: Tables) -> str:
     return caption(
         "Two cycles that tie and a response that decides between them: duality gap against the "
         "number of preferences n where the reference has the deciding response (a), and where it "
-        "covers the minimax winner only, with the lower bound 0.6 for any method (b); against "
+        "covers the minimax winner only, with the lower bound 0.6 for methods that treat prompts "
+        "alike and keep to the reference (b); against "
         f"iterations at n = {int(learning['n'].max())} in the setting of (a) (c)",
         varies="n, the coverage, the learner and iterations; regularized equilibria and RLHF are "
         "at a beta that the other half of the datasets chose",

@@ -50,10 +50,12 @@ class TwoCycles(Family):
     In either cycle rock beats scissors with probability 0.9, scissors paper with 0.75 and paper
     rock with 0.6.  At the first prompt the decider beats the second cycle with probability 0.9 and
     loses to the first with 0.6, at the second prompt the other way round; the mix of the cycle
-    that it loses to is a minimax winner.  Comparisons without the decider have the same law at
-    both prompts, and a policy that puts q on the good cycle has
-    `DG >= 2 max(0, 0.8 (1 - q) - 0.2 q)`; whatever is learned from them alone has an average gap of
-    at least 0.6 in expectation.
+    that it loses to is a minimax winner.  A policy that puts q on the good cycle, b on the bad one
+    and d on the decider has `DG >= max(0.4 d, 2 (0.8 b - 0.2 q))`.  Comparisons without the decider
+    have the same law at both prompts, and as DG is convex, a method that treats prompts alike and
+    learns from them alone has an average gap of at least `max(0.4 d, 0.6 (1 - d))` in expectation,
+    d its mean: at least 0.6 if it keeps to the reference, which lacks the decider, and at least
+    0.24 in any case, which d = 0.6 and the rest on the cycles' winners, half on each, attains.
 
     `decider` is its share in the reference; the six others share the rest equally.  At 0 the
     reference covers the winner, with concentrability below 3 (single-policy coverage); above 0 it
