@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from claim_checks import assert_holds, assert_tight
+from claim_mutations import survivors
 
 from rlhfsim import KL, ContextualBandit, solve
 from rlhfsim.claims.base import Claim
@@ -84,3 +85,8 @@ def test_a_better_constant_is_refused():
         (claim,) = (c for c in SIDED if c.name == name)
         better = replace(claim, right=lambda x, claim=claim: 0.99 * claim.right(x))
         assert not better.check(300, 0).passed
+
+
+def test_an_enhancer_outside_of_its_set_is_refused():
+    (claim,) = (c for c in SIDED if c.name == "the enhancer stays in its set")
+    assert survivors(claim) == []

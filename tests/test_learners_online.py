@@ -139,3 +139,9 @@ def test_the_setting_is_not_changed():
     made = OnlineRLHF(BANDIT, phi, 0.2, exploration=Enhancer())
     phi[:] = 0.0
     np.testing.assert_array_equal(made.features, PHI)
+
+
+@pytest.mark.parametrize("rounds", [0, 3])
+def test_a_generator_is_asked_for_by_its_name(rounds):
+    with pytest.raises(ValueError, match=r"^rng is a int; it must be a numpy.random.Generator"):
+        learner(rounds=rounds).fit(NONE, BANDIT.reference, rng=3)

@@ -104,6 +104,62 @@ def test_no_policy_at_random_is_allowed_and_much_better(seed, d):
             assert width(q, case) <= 1.2 * best
 
 
+def test_on_a_plateau_it_stays_in_its_set():
+    """A tilt that is a point mass has no variance, and two nearly equal features hide the jump."""
+    case = {
+        "policy": np.array([[0.99 - 1e-12, 0.01, 1e-12]]),
+        "features": np.array([[[0.0], [1.0], [1.03]]]),
+        "covariance": np.eye(1), "beta": 1.0, "radius": 15.0, "prompt_dist": np.ones(1),
+    }  # fmt: skip
+    found = most_uncertain_policy(**case)
+    assert abs(excess(found.policy, case)) <= 1e-9
+    assert found.divergence == pytest.approx(KL()(found.policy, case["policy"], np.ones(1)))
+
+    def lack(share):
+        # Nothing is left on the first response.
+        q = np.array([[0.0, 1.0 - share, share]])
+        return excess(q, case)
+
+    share = brentq(lack, 1e-6, 1.0 - 1e-6)
+    assert found.policy[0, 2] == pytest.approx(share, rel=1e-6)
+
+
+def test_on_main_agents_near_point_masses_it_stays_in_its_set():
+    rng = np.random.default_rng(0)
+    for _ in range(1500):
+        phi = rng.standard_normal((1, 5, 2))
+        logs = phi @ rng.standard_normal(2) / 0.1
+        p = np.exp(logs - logs.max(axis=1, keepdims=True))
+        case = {
+            "policy": p / p.sum(axis=1, keepdims=True), "features": phi, "beta": 0.5,
+            "covariance": 100.0 * np.eye(2), "radius": 5.0, "prompt_dist": np.ones(1),
+        }  # fmt: skip
+        found = most_uncertain_policy(**case)
+        reached = case["radius"] * found.uncertainty
+        assert case["beta"] * found.divergence <= reached + 1e-11 * (1.0 + reached)
+        # Where the main agent's rest is below 1e-300 the logarithms of its policy end.
+        assert excess(found.policy, case) <= 1e-9
+
+
+def test_the_sign_is_chosen_at_the_root():
+    """The tilt by c/beta reaches farther to the one side, the root to the other."""
+    p = np.array([[8.88850132e-06, 0.649892999, 1.18279945e-04, 0.349979833, 1.97760049e-10]])
+    features = [0.74761735, 0.96751029, 0.60585882, 2.61874771, -0.12835882]
+    case = {
+        "policy": p / p.sum(), "features": np.array(features)[None, :, None],
+        "covariance": np.eye(1), "beta": 0.4557146, "radius": 5.8695457, "prompt_dist": np.ones(1),
+    }  # fmt: skip
+    near = [width(tilted(case, sign * case["radius"] / case["beta"]), case) for sign in (1, -1)]
+    far = [along(case, np.array([sign])) for sign in (1.0, -1.0)]
+    assert np.argmax(near) != np.argmax(far)
+    assert most_uncertain_policy(**case).uncertainty == pytest.approx(max(far), rel=1e-8)
+
+
+def tilted(case, s):
+    weights = case["policy"] * np.exp(s * case["features"][..., 0])
+    return weights / weights.sum(axis=1, keepdims=True)
+
+
 def test_two_responses_in_closed_form():
     """Features 0 and 1, even odds: tanh(s/2)/2 is the move, and the set ends where it says."""
     case = {

@@ -5,12 +5,13 @@ import pickle
 import subprocess
 import sys
 
+import mpmath
 import numpy as np
 import pytest
 from hypothesis import given as drawn
 from hypothesis import strategies as st
 from scipy.optimize import minimize
-from scipy.special import expit, ndtri
+from scipy.special import expit, logsumexp, ndtri
 
 from rlhfsim import KL, ContextualBandit, Linear, PreferenceData, fit_reward, solve, threads
 from rlhfsim.data import PairCounts
@@ -30,6 +31,7 @@ from rlhfsim.online import (
     most_uncertain_policy,
     run_linear,
 )
+from rlhfsim.online.gaps import regularized_gap
 from rlhfsim.preferences import BradleyTerry, LabelNoise
 from rlhfsim.rewards.confidence import ellipsoid
 from rlhfsim.rewards.features import design_covariance
@@ -54,6 +56,9 @@ def problem(beta=0.2, **settings):
 
 def rngs(*seeds):
     return [np.random.default_rng(seed) for seed in seeds]
+
+
+SHARED = np.random.default_rng(0)
 
 
 def same(one, other):
@@ -393,6 +398,14 @@ def test_bad_problems(change, message):
         ({"rngs": []}, r"rngs is \[\]; it must be a list of at least one"),
         ({"rngs": np.random.default_rng(0)}, "it must be a list of at least one"),
         ({"rngs": [0]}, r"rngs\[0\] is a int; it must be a numpy.random.Generator"),
+        (
+            {"rngs": [SHARED, *rngs(1, 2), SHARED]},
+            r"rngs\[3\] is the same generator as rngs\[0\]; each run needs its own",
+        ),
+        (
+            {"rngs": [SHARED, np.random.Generator(SHARED.bit_generator)]},
+            r"rngs\[1\] draws from the same bit_generator as rngs\[0\]; each run needs its own",
+        ),
         ({"exploration": Enhancer}, "it must be one of Enhancer, FixedPolicy"),
         ({"exploration": FixedPolicy(np.ones((1, 1)))}, r"exploration.policy has shape \(1, 1\)"),
         ({"offline": [(0, 1, 2)]}, "data is a list"),
@@ -432,3 +445,58 @@ def test_a_radius_that_overflows_is_said():
     data = sample_preferences(problem().bandit, 5, np.random.default_rng(0))
     with pytest.raises(OnlineError, match=r"run 0, round 0: .*margin above 700"):
         run_linear(problem(), 3, rngs(0), exploration=how, offline=data)
+
+
+# ---- the regularized regret ----------------------------------------------------------------------
+
+
+def exact_gap(log_policy, log_optimum, beta, rho):
+    """Return beta KL of two normalised laws in 60 digits."""
+    with mpmath.workdps(60):
+        total = mpmath.mpf(0)
+        for weight, one, other in zip(rho, log_policy, log_optimum, strict=True):
+            ours, best = ([mpmath.mpf(float(v)) for v in row] for row in (one, other))
+            z, w = (mpmath.log(mpmath.fsum(map(mpmath.exp, row))) for row in (ours, best))
+            total += mpmath.mpf(float(weight)) * mpmath.fsum(
+                mpmath.exp(a - z) * ((a - z) - (b - w)) for a, b in zip(ours, best, strict=True)
+            )
+        return float(beta * total)
+
+
+@pytest.mark.parametrize("beta", [1e-3, 0.2, 1.0, 1e2, 1e5, 1e8])
+def test_regularized_regret_in_sixty_digits(beta):
+    """At a large beta policies differ by 1/beta, and the regret is of the same order."""
+    given = problem(beta)
+    runs = run_linear(given, 4, rngs(5), exploration=Uniform())
+    # Of the first round, in which the main agent is the reference.
+    logs = np.log(given.bandit.reference)
+    exact = exact_gap(logs, logs + given.bandit.reward / beta, beta, given.bandit.prompt_dist)
+    assert runs.regularized_regret[0, 0] == pytest.approx(exact, rel=1e-13 * (1e2 + beta))
+    assert (runs.regularized_regret > 0).all()
+    ours = regularized_gap(logs, given.log_optimum, beta, given.bandit.prompt_dist)
+    assert runs.regularized_regret[0, 0] == pytest.approx(ours, rel=1e-12)
+
+
+@drawn(st.integers(0, 10**6), st.floats(-9.0, 2.0))
+def test_gap_is_the_divergence(seed, size):
+    rng = np.random.default_rng(seed)
+    logs = np.log(rng.dirichlet(np.ones(4), 2))
+    other = logs + 10.0**size * rng.standard_normal((2, 4))
+    other -= logsumexp(other, axis=1, keepdims=True)
+    rho = rng.dirichlet(np.ones(2))
+    exact = exact_gap(logs, other, 3.0, rho)
+    found = regularized_gap(logs, other, 3.0, rho)
+    assert found >= 0.0
+    assert found == pytest.approx(exact, rel=1e-5)
+
+
+def test_gap_at_the_edge_of_the_support():
+    none, one = -np.inf, np.ones(1)
+    point, other = np.array([[0.0, none]]), np.array([[none, 0.0]])
+    assert regularized_gap(point, point, 2.0, one) == 0.0
+    assert regularized_gap(point, other, 2.0, one) == np.inf
+    # The optimum underflows, its logarithm does not.
+    assert regularized_gap(point, np.array([[-1000.0, 0.0]]), 2.0, one) == 2000.0
+    # A prompt that is never asked for says nothing.
+    both = np.vstack([point, point]), np.vstack([other, point])
+    assert regularized_gap(*both, 2.0, np.array([0.0, 1.0])) == 0.0

@@ -59,6 +59,13 @@ class Agents(NamedTuple):
     from_reference: FloatArray  # (N,) ||v(pi*, p)|| + ||v(pi1, p)||
 
 
+class Enhanced(NamedTuple):
+    """Where the enhancer is, as computed."""
+
+    width: FloatArray  # (N,) ||v(pi2, pi1)||
+    membership: FloatArray  # (N,) beta KL(pi2 || pi1)
+
+
 @dataclass(frozen=True, eq=False)
 class LinearRounds(Rows):
     """N rounds of a main agent whose estimate is within c of the truth."""
@@ -123,16 +130,17 @@ class LinearRounds(Rows):
         )  # fmt: skip
 
     @cached_property
-    def enhanced(self) -> FloatArray:
-        """Return the (N,) uncertainties of the enhancer."""
-        made, found = self.agents, np.empty(len(self))
+    def enhanced(self) -> Enhanced:
+        """Return what the enhancer reaches, and at which cost."""
+        made, found = self.agents, np.empty((2, len(self)))
         for k in range(len(self)):
-            found[k] = most_uncertain_policy(
+            second = most_uncertain_policy(
                 made.main[k] / made.main[k].sum(axis=1, keepdims=True), self.features[k],
                 made.factor[k] @ made.factor[k].T, beta=float(self.beta[k]),
                 radius=float(self.radius[k]), prompt_dist=self.prompt_dist[k], steps=100,
-            ).uncertainty  # fmt: skip
-        return found
+            )  # fmt: skip
+            found[:, k] = second.uncertainty, second.divergence
+        return Enhanced(found[0], self.beta * found[1])
 
     @property
     def spread(self) -> FloatArray:
@@ -224,6 +232,11 @@ def _settled() -> LinearRounds:
     """Let both responses of a comparison be certain."""
     one = _one_feature([0.0, 1.0], [1.0 - 1e-9, 1e-9], 1.0, 0.01, 0.01)
     return replace(one, prompt_dist=np.array([[1.0 - 1e-6, 1e-6]]))
+
+
+def _plateau() -> LinearRounds:
+    """Let the set end where two responses of nearly equal features share the mass."""
+    return _one_feature([0.0, 1.0, 1.03], [0.99 - 1e-12, 0.01, 1e-12], 0.0, 15.0, 1.0)
 
 
 # ---- sequences -----------------------------------------------------------------------------------
@@ -430,11 +443,22 @@ ONLINE_CLAIMS: tuple[OnlineClaim, ...] = (
         f"{_SOURCE}, online",
         "upper",
         lambda x: x.agents.regret,
-        lambda x: x.radius * x.enhanced,
+        lambda x: x.radius * x.enhanced.width,
         _sure,
         _resolution,
         _TRUTH_INSIDE,
         _MOST,
+    ),
+    Claim[LinearRounds](
+        "the enhancer stays in its set",
+        "beta KL(pi2 || pi1) <= c ||v(pi2, pi1)||, pi2 the enhancer that is computed",
+        f"{_SOURCE}, its iterative algorithm",
+        "tight",
+        lambda x: x.enhanced.membership,
+        lambda x: x.radius * x.enhanced.width,
+        _plateau,
+        _resolution,
+        most_instances=_MOST,
     ),
     Claim[LinearRounds](
         "regret of hybrid learning",

@@ -112,6 +112,7 @@ class OnlineRLHF(Frozen):
         ValueError
             Bad input, and rounds without an `rng`.
         """
+        rng = checks.optional_generator("rng", rng)
         given = as_problem(data, reference, prompt_dist)
         if rng is None and self.rounds > 0:
             raise ValueError("rng is None; rounds need a numpy.random.Generator")

@@ -48,8 +48,8 @@ class Enhancer:
     `beta E_x KL(pi || pi1) <= c ||E_x[phi(x, pi) - phi(x, pi1)]||_{Sigma^-1}`.
 
     The set holds the regularized optimum of every theta within c of the estimate.  What is found is
-    a stationary point that is no worse than any tilt of pi1 by `c/beta` along a half-axis of the
-    ellipsoid; the global maximum for one feature.  See `most_uncertain_policy`.
+    a stationary point that is no worse than any tilt of pi1 by `c/beta` along a column of `L'^-1`,
+    `Sigma = L L'`; the global maximum for one feature.  See `most_uncertain_policy`.
 
     Parameters
     ----------

@@ -21,6 +21,7 @@ from rlhfsim.online.linear.layout import (
     LAPLACE,
     LOG_LEVEL,
     NO_COVARIANCE,
+    NO_ENHANCER,
     NO_ESTIMATE,
     NO_RADIUS,
     NO_SECOND,
@@ -51,6 +52,9 @@ from rlhfsim.online.linear.tilting import difference, enhance, gibbs, whitened_n
 # Margins above this have no curvature that a float64 holds.
 _LARGEST_MARGIN = 700.0
 _LARGEST_STRENGTH = 1e200
+# `e^-l - 1 + l` is a series for |l| below this, and no difference of near numbers above.
+_NEAR = 0.4
+_INVERSE_FACTORIALS = tuple(1.0 / math.factorial(k) for k in range(14, 1, -1))
 
 
 @EXACT
@@ -91,17 +95,31 @@ def _first_wins(
 
 
 @EXACT
+def _bend(apart: float) -> float:
+    """Return `e^-l - 1 + l` for `|l| < _NEAR`."""
+    series = 0.0
+    for k in range(len(_INVERSE_FACTORIALS)):
+        series = _INVERSE_FACTORIALS[k] - series * apart
+    return series * apart * apart
+
+
+@EXACT
 def _measure(
     rho: FloatArray, policy: FloatArray, logs: FloatArray, shortfall: FloatArray,
     best_logs: FloatArray, beta: float,
 ) -> tuple[float, float]:  # fmt: skip
-    """Return both regrets; the regularized one is `beta KL` to the optimum."""
+    """Return both regrets; the regularized one is `beta KL` to the optimum, as in `gaps`."""
     regret, divergence = 0.0, 0.0
     for x in range(rho.size):
         lost, apart = 0.0, 0.0
         for y in range(policy.shape[1]):
             lost += policy[x, y] * shortfall[x, y]
-            apart += policy[x, y] * (logs[x, y] - best_logs[x, y])
+            pi, log_ratio = policy[x, y], logs[x, y] - best_logs[x, y]
+            # With the same sum as pi log_ratio, but not negative: nothing cancels at large beta.
+            if abs(log_ratio) < _NEAR:
+                apart += pi * _bend(log_ratio)
+            else:
+                apart += exp(best_logs[x, y]) - pi + pi * log_ratio
         regret += rho[x] * lost
         divergence += rho[x] * apart
     return regret, beta * divergence
@@ -210,10 +228,12 @@ def run(
                     )  # fmt: skip
                 if not radius / beta <= _LARGEST_STRENGTH:
                     return NO_RADIUS
-                _, kept[STRENGTH, t], kept[RESIDUAL, t] = enhance(
+                reached, kept[STRENGTH, t], kept[RESIDUAL, t] = enhance(
                     features, rho, logs, policy, factor, beta, radius, steps, direction, vectors,
                     trial_logs, scratch, trial,
                 )  # fmt: skip
+                if not reached >= 0.0:
+                    return NO_ENHANCER
             if place == 0:
                 copy_rows(trial_logs, logs)
                 copy_rows(trial, policy)

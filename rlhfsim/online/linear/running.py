@@ -28,6 +28,7 @@ _FAILURES = {
     layout.NO_RADIUS: "the radius over beta is above 1e200, or a margin above 700; lower the "
     "radius, norm_bound or the features",
     layout.NO_SECOND: "the policy of the second response is not a number",
+    layout.NO_ENHANCER: "no enhancer was found inside of its confidence set",
     layout.NO_COVARIANCE: "Sigma is not positive definite to rounding; raise regularization",
 }
 
@@ -65,7 +66,8 @@ def run_linear(
         T, at least 0.
     rngs : sequence of S generators
         Each run draws from its own alone, in the order of its rounds: it depends neither on the
-        other runs nor on the number of threads, and longer runs begin like shorter ones.
+        other runs nor on the number of threads, and longer runs begin like shorter ones.  No two
+        may share what they draw from.
     exploration : Exploration
         One of `EXPLORATIONS` with its settings.
     batch : int
@@ -95,7 +97,7 @@ def run_linear(
     if not isinstance(moving, bool):
         raise ValueError(f"moving is {moving!r:.80}; it must be True or False")
     require_exploration("exploration", exploration)
-    own = [checks.generator(f"rngs[{k}]", rng) for k, rng in enumerate(_listed(rngs))]
+    own = _generators(rngs)
     job = Job(rounds, batch, moving, shared_arrays(problem, exploration, offline))
     workers = min(get_threads(), len(own))
     parts = in_parallel(_some, [(job, own[k::workers]) for k in range(workers)])
@@ -168,9 +170,20 @@ def _collected(problem: LinearProblem, job: Job, outcomes: list[Outcome]) -> Lin
     )
 
 
-def _listed(rngs: Sequence[np.random.Generator]) -> list[np.random.Generator]:
+def _generators(rngs: Sequence[np.random.Generator]) -> list[np.random.Generator]:
     if isinstance(rngs, np.random.Generator) or not isinstance(rngs, Sequence) or not rngs:
         raise ValueError(
             f"rngs is {rngs!r:.80}; it must be a list of at least one numpy.random.Generator"
         )
-    return list(rngs)
+    own = [checks.generator(f"rngs[{k}]", rng) for k, rng in enumerate(rngs)]
+    # Two runs that share one would draw in the order in which threads come to them.
+    seen: dict[int, int] = {}
+    for k, rng in enumerate(own):
+        first = seen.setdefault(id(rng.bit_generator), k)
+        if first < k:
+            same = "is" if own[first] is rng else "draws from"
+            other = "generator" if own[first] is rng else "bit_generator"
+            raise ValueError(
+                f"rngs[{k}] {same} the same {other} as rngs[{first}]; each run needs its own"
+            )
+    return own

@@ -13,10 +13,15 @@ mass: every product with it is then 0 without a branch.
 limit `s -> inf`, where the constraint holds for every s).
 
 Over u the problem is not convex.  `u <- Sigma^-1 v(q)/||v(q)||` never lowers M: q stays feasible
-for the new u, and gains.  Its fixed points are the stationary points.  Here it starts from the best
-(at `s = c/beta`, which is feasible) of the half-axes of the whitened space and a direction that the
-caller gives.  The answer is a stationary point, the global maximum for d = 1; in general a local
-one.
+for the new u, and gains.  Its fixed points are the stationary points.  The columns of `L'^-1`,
+`Sigma = L L'`, and a direction that the caller gives are compared, with both signs, at
+`s = c/beta`, which is feasible; both signs of the best are then solved, and the better one is where
+the steps start.  The answer is a stationary point, in general a local maximum.  For d = 1 it is the
+global one, as the two signs are all there is.
+
+The root is kept between a feasible and an infeasible strength.  Where the tilt is all but a point
+mass at every prompt h is flat, and Newton's method would leave for infinity: strengths at most
+double.
 
 Source: arXiv 2312.11456 (the set and the enhancer); the algorithm is ours.
 """
@@ -40,11 +45,15 @@ from rlhfsim.online.linear.likelihood import (
     solve_upper,
 )
 
-#: Relative precision of a tilt's strength, on the way and at the end.
+#: Relative precision of a tilt's strength and of its constraint, on the way and at the end.
 _LOOSE, _FINE = 1e-3, 1e-12
 _SEARCHES = 200
 #: Rounding of a mean of equal numbers, as a share of them.
 _ROUNDING = 2e-15
+#: Rounding of a variance, as a share of the mean square, and of a divergence.
+_NO_VARIANCE, _DIVERGENCE_ROUNDING = 4e-15, 1e-15
+#: What an answer may leave its set by, as a share of beta and of what is reached.
+_CERTIFIED = 1e-9
 #: A change of the whitened direction that counts as none.
 _STILL = 1e-9
 
@@ -167,7 +176,8 @@ def _tilt(
         m = dot(q[x], scores[x])
         log_mean += rho[x] * (top + math.log(mass))
         mean += rho[x] * m
-        variance += rho[x] * (_square_dot(q[x], scores[x]) - m * m)
+        square = _square_dot(q[x], scores[x])
+        variance += rho[x] * (square - m * m if square - m * m > _NO_VARIANCE * square else 0.0)
     return log_mean, mean, variance
 
 
@@ -190,6 +200,8 @@ def enhance(
 ) -> tuple[float, float, float]:  # fmt: skip
     """Set q to the enhancer; return its uncertainty, its strength, and what moves a fixed point.
 
+    The uncertainty is -1 where q would be outside of its set by more than rounding.
+
     `direction` is a whitened unit vector, one of the starts, and the answer; `vectors` (3, d),
     `scores` (X, Y) and `scratch` (Y,) are workspace.  Where no policy differs from `policy`, q is
     `policy`.
@@ -197,28 +209,37 @@ def enhance(
     u, v, best_start = vectors[0], vectors[1], vectors[2]
     d = direction.size
     starts, least = 2 * d + 2, c / beta
-    best, value, moved, s = 0.0, 0.0, math.inf, 2.0 * least
+    first = starts + 2
+    best, root, side, strength = 0.0, 0.0, 1.0, 2.0 * least
+    value, moved, s = 0.0, math.inf, 2.0 * least
+    mean, excess, allowed = 0.0, 0.0, 0.0
     copy(direction, best_start)
     # One loop for starts and steps: every loop that is inlined twice is compiled twice.
-    for turn in range(starts + steps + 1 if least > 0.0 else starts + 1):
-        starting, last = turn < starts, turn == starts + steps or moved <= _STILL
-        if turn == starts:
-            if not (best > 0.0 and least > 0.0):
-                copy_rows(policy, q)
-                return 0.0, 0.0, 0.0
-            copy(best_start, direction)
+    for turn in range(first + steps + 1 if least > 0.0 else starts + 1):
+        starting, signing = turn < starts, starts <= turn < first
+        last = turn == first + steps or moved <= _STILL
+        if turn == starts and not (best > 0.0 and least > 0.0):
+            copy_rows(policy, q)
+            return 0.0, 0.0, 0.0
+        if turn == first:
+            for k in range(d):
+                direction[k] = side * best_start[k]
         sign = 1.0 - 2.0 * (turn % 2)
         for k in range(d):
             axis = 1.0 if turn // 2 == k else 0.0
             start = sign * (direction[k] if turn // 2 == d else axis)
-            v[k] = start if starting else direction[k]
+            v[k] = start if starting else sign * best_start[k] if signing else direction[k]
         _scores(features, policy, factor, v, u, scores)
         low, high, most = least, math.inf, _saturated(scores, logs)
-        precision = _FINE if last else max(_FINE, min(_LOOSE, 0.01 * moved))
-        for _ in range(_SEARCHES):
+        precision = _FINE if last or d == 1 else max(_FINE, min(_LOOSE, 0.01 * moved))
+        s = strength if turn == first else 2.0 * least if signing else s
+        s = max(least, min(s, 2.0 * most))
+        for search in range(_SEARCHES):
             at = least if starting else s
             log_mean, mean, variance = _tilt(scores, logs, rho, at, scratch, q)
             excess = beta * (at * mean - log_mean) - c * mean
+            allowed = precision * c * mean
+            allowed += _DIVERGENCE_ROUNDING * beta * (1.0 + at * mean + abs(log_mean))
             if excess <= 0.0:
                 low = at
             else:
@@ -227,10 +248,14 @@ def enhance(
             new = at - excess / slope if slope > 0.0 else low
             if not low < new < high:
                 new = 2.0 * at if math.isinf(high) else 0.5 * (low + high)
-            done = abs(new - at) <= precision * at or (excess <= 0.0 and at >= most)
-            if starting or done:
+            new = min(new, 2.0 * at)
+            near = abs(new - at) <= precision * at
+            done = excess <= allowed and (near or at >= most)
+            if starting or done or search == _SEARCHES - 1:
                 break
-            s = new
+            # Just below the root there is a feasible strength; in the end the last one known.
+            new = max(low, at - 2.0 * precision * at) if near else new
+            s = low if search == _SEARCHES - 2 else new
         for k in range(d):
             u[k] = v[k]
         difference(features, rho, q, policy, scratch, v)
@@ -239,6 +264,10 @@ def enhance(
             if value > best and most > 0.0:
                 best = value
                 copy(u, best_start)
+            continue
+        if signing:
+            if value > root:
+                root, side, strength = value, sign, s
             continue
         if not value > 0.0:
             # So little moves that its square underflows.
@@ -251,4 +280,6 @@ def enhance(
                 direction[k] = v[k] / value
         if last:
             break
-    return value, s, moved
+    # The least strength is feasible for certain; the logarithms of a far tilt carry rounding.
+    inside = s <= least or excess <= allowed + _CERTIFIED * (beta + c * mean)
+    return value if inside else -1.0, s, moved

@@ -10,9 +10,11 @@ from numpy.typing import ArrayLike
 from rlhfsim import checks
 from rlhfsim.checks import FloatArray
 from rlhfsim.frozen import Frozen
+from rlhfsim.online.gaps import regularized_gap
 from rlhfsim.online.linear import layout
 from rlhfsim.online.linear.calling import Members, call
 from rlhfsim.online.linear.problem import log_of
+from rlhfsim.online.linear.runs import OnlineError
 from rlhfsim.online.linear.shared import Shared
 from rlhfsim.rewards.confidence.ellipsoid import require_symmetric
 from rlhfsim.rewards.features import as_features, require_shape
@@ -30,6 +32,8 @@ class MostUncertain(Frozen):
     strength: float
     #: Largest entry of `L^-1 v/||L^-1 v|| - L' u`, `Sigma = L L'`: 0 at a stationary point.
     residual: float
+    #: `E_x KL(pi2 || pi1)`; beta times it is at most c times the uncertainty, up to rounding.
+    divergence: float
 
     def __post_init__(self) -> None:
         """Copy the array and make it read-only."""
@@ -50,9 +54,9 @@ def most_uncertain_policy(
 
     `maximise ||v||_{Sigma^-1}` over `beta E_x KL(pi || policy) <= c ||v||_{Sigma^-1}`,
     `v = E_x[phi(x, pi) - phi(x, policy)]`.  The maximum of a convex function: what comes back is a
-    stationary point up to `residual`, reached by steps that never lower the value from the best
-    tilt of strength `c/beta` along the half-axes of `L^-1`.  It is the global maximum for one
-    feature.
+    stationary point up to `residual`, reached by steps that never lower the value from the better
+    sign of the column of `L'^-1`, `Sigma = L L'`, whose tilt of strength `c/beta` is best.  It is
+    the global maximum for one feature.
 
     Parameters
     ----------
@@ -74,6 +78,8 @@ def most_uncertain_policy(
     ------
     ValueError
         Bad input, by name, rule and value; a covariance that is not positive definite.
+    OnlineError
+        Where nothing was found that is inside of the set up to rounding.
 
     Source: arXiv 2312.11456; the algorithm is ours, with its proof in `online.linear.tilting`.
     """
@@ -107,7 +113,14 @@ def most_uncertain_policy(
     members = Members(np.zeros((0, d)), np.zeros((0, 0)), np.zeros((0, 0)))
     # Without comparisons the estimate is 0, and the main agent what is taken for the reference.
     outcome = call(shared, np.zeros((1, 0)), sigma, members, batch=0, moving=False)
+    if outcome.status == layout.NO_ENHANCER:
+        raise OnlineError("no enhancer was found inside of its confidence set")
     if outcome.status != layout.DONE:
         raise ValueError("covariance is not positive definite to rounding")
-    rows = (layout.UNCERTAINTY, layout.STRENGTH, layout.RESIDUAL)
-    return MostUncertain(outcome.second, *(float(outcome.kept[row, 0]) for row in rows))
+    with np.errstate(divide="ignore"):
+        divergence = regularized_gap(np.log(outcome.second), np.log(main), 1.0, rho)
+    uncertainty, tilt, residual = (
+        float(outcome.kept[row, 0])
+        for row in (layout.UNCERTAINTY, layout.STRENGTH, layout.RESIDUAL)
+    )
+    return MostUncertain(outcome.second, uncertainty, tilt, residual, divergence)
