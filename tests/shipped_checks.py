@@ -7,11 +7,12 @@ import pandas as pd
 
 from rlhfsim import sample_preferences
 from rlhfsim.findings import StudyResult
-from rlhfsim.plots import FIGURES, VENUES, layout_for
+from rlhfsim.plots import FIGURES
 from rlhfsim.randomness import generator_for
 from rlhfsim.studies import Study, read_results, run_study, wide
 from rlhfsim.studies.shipped import SHIPPED, conclude
 from rlhfsim.studies.shipped.base import plain
+from tests.shipped_runs import extreme_layouts
 
 
 @dataclass(frozen=True)
@@ -47,10 +48,9 @@ def finding(result, start):
 
 
 def draw_for_venues(run):
-    """Draw the figures of a study at the widths of every venue."""
-    layouts = {layout_for(venue, width) for venue in VENUES for width in ("column", "full")}
+    """Draw the figures of a study at the extreme widths of the venues."""
     for name in SHIPPED[run.study.name].figures:
-        for layout in layouts:
+        for layout in extreme_layouts():
             drawing = FIGURES[name].draw(run.result.tables, layout)
             assert "Varied:" in drawing.caption
             drawing.figure.draw_without_rendering()

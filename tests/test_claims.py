@@ -48,7 +48,7 @@ def test_names_are_unique_and_every_claim_has_a_source():
 
 @pytest.mark.parametrize("claim", TRUE, ids=lambda c: c.name)
 @given(x=pairs())
-@settings(max_examples=150)
+@settings(max_examples=80)
 def test_true_claims_hold(claim, x):
     assert claim.ratio(x)[0] <= 1 + 1e-9
 

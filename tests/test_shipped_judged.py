@@ -3,13 +3,13 @@ import shutil
 import numpy as np
 import pandas as pd
 import pytest
+from shipped_runs import extreme_layouts
 
 from rlhfsim.bandit import ContextualBandit
 from rlhfsim.coverage import concentrability
 from rlhfsim.divergences import KL, ChiSquared
 from rlhfsim.inference import best_of_n
 from rlhfsim.plots import FIGURES
-from rlhfsim.plots.venues import VENUES, WIDTHS, layout_for
 from rlhfsim.randomness import generator_for
 from rlhfsim.repro.overoptimization import standardised_proxy
 from rlhfsim.rewards import Tabular, fit_reward
@@ -173,7 +173,7 @@ def test_a_policy_barely_better_than_the_optimum_is_seen(rows, learner, cost):
 
 
 def test_figure_draws_for_every_venue(result):
-    for layout in {layout_for(venue, width) for venue in VENUES for width in WIDTHS}:
+    for layout in extreme_layouts():
         drawing = FIGURES["judged"].draw(result.tables, layout)
         assert len(drawing.figure.axes) >= 4
     caption = FIGURES["judged"].caption_of(result.tables)

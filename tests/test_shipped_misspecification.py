@@ -1,11 +1,11 @@
 import numpy as np
 import pytest
+from shipped_runs import extreme_layouts
 
 from rlhfsim.divergences import KL, ChiSquared
 from rlhfsim.laws import population_pairs
 from rlhfsim.learners import DPO, IPO, RLHF, RPO, LogLinearPolicies
 from rlhfsim.plots import FIGURES
-from rlhfsim.plots.venues import VENUES, WIDTHS, layout_for
 from rlhfsim.randomness import generator_for
 from rlhfsim.rewards import Linear
 from rlhfsim.sampling import sample_preferences
@@ -127,6 +127,6 @@ def test_a_bias_that_does_not_vanish_would_be_seen(rows, result):
 
 def test_figure_draws_for_every_venue(result):
     figure = FIGURES["misspecification"]
-    for layout in {layout_for(venue, width) for venue in VENUES for width in WIDTHS}:
+    for layout in extreme_layouts():
         assert figure.draw(result.tables, layout).figure.axes
     assert "8 features of the true reward" in figure.caption_of(result.tables)

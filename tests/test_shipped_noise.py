@@ -1,12 +1,12 @@
 import numpy as np
 import pytest
 from scipy import stats
+from shipped_runs import extreme_layouts
 
 from rlhfsim.divergences import KL, ChiSquared
 from rlhfsim.laws import population_pairs
 from rlhfsim.learners import DPO, IPO, RLHF, RPO, TabularPolicies
 from rlhfsim.plots import FIGURES
-from rlhfsim.plots.venues import VENUES, WIDTHS, layout_for
 from rlhfsim.preferences import BradleyTerry, LabelNoise, RaterMixture
 from rlhfsim.randomness import generator_for
 from rlhfsim.rewards import Tabular
@@ -187,6 +187,6 @@ def test_differences_from_kl_are_paired(rows, result):
 
 
 def test_figure_draws_for_every_venue(result):
-    for layout in {layout_for(venue, width) for venue in VENUES for width in WIDTHS}:
+    for layout in extreme_layouts():
         assert FIGURES["noise"].draw(result.tables, layout).figure.axes
     assert "2 environments" in FIGURES["noise"].caption_of(result.tables)

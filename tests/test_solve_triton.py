@@ -136,7 +136,13 @@ def make_problems():
 PROBLEMS = make_problems()
 
 
-_LONG_SINGLE = ("random", "large offset", "peak")
+_SINGLE = {
+    "long": ("random", "large offset", "peak"),
+    "short": (
+        "random", "small beta", "offset", "large offset", "large range", "holes in the reference",
+        "ties", "one response", "rare best response, beta 0.05", "decades", "peak",
+    ),
+}  # fmt: skip
 _SHORT_ONLY = (
     "offset", "all tied", "one is possible", "three responses", "large beta",
     "rare best response, beta 0.001", "rare best response, beta 1.0",
@@ -154,8 +160,8 @@ def build_cases():
                         continue
                     if regime == "long" and problem in _SHORT_ONLY:
                         continue
-                    # Both dtypes take the same path through long rows, but for the first pass.
-                    if dtype is np.float32 and regime == "long" and problem not in _LONG_SINGLE:
+                    # Both dtypes take the same path, but for the first pass over the rewards.
+                    if dtype is np.float32 and problem not in _SINGLE[regime]:
                         continue
                     name = f"{problem}-{kind}-{np.dtype(dtype).name}-{regime}"
                     cases[name] = Problem(
