@@ -46,8 +46,10 @@ ROUNDS, SEEDS, BETA = 1000, 100, 0.2
 #: Seeds of the peer, and rounds of the comparison of answers.
 FEW, CHECKED = 2, 200
 REPEATS = 3
-#: What the enhancer takes as fixed points, and the precision of a tilt, as in the kernels.
-STILL, LOOSE, FINE = 1e-9, 1e-3, 1e-12
+#: As in the kernels: what the enhancer takes as fixed points, the precision of a tilt, how often it
+#: is tried, and the rounding of a variance, as a share of the mean square, and of a divergence.
+STILL, LOOSE, FINE, SEARCHES = 1e-9, 1e-3, 1e-12, 200
+NO_VARIANCE, DIVERGENCE_ROUNDING = 4e-15, 1e-15
 Array = np.ndarray
 
 
@@ -105,7 +107,9 @@ class Loop:
         mass = logsumexp(tilted, axis=1, keepdims=True)
         q = np.exp(tilted - mass)
         mean = (q * scores).sum(axis=1)
-        variance = (q * scores**2).sum(axis=1) - mean**2
+        square = (q * scores**2).sum(axis=1)
+        variance = square - mean**2
+        variance[variance <= NO_VARIANCE * square] = 0.0
         return q, float(self.rho @ mass[:, 0]), float(self.rho @ mean), float(self.rho @ variance)
 
     def scores(self, direction: Array, main: Array) -> Array:
@@ -122,7 +126,12 @@ class Loop:
                 value = float(np.linalg.norm(self.whitened(q, main)))
                 if value > best:
                     best, start = value, sign * way
-        self.direction, s, moved = start, 2.0 * least, math.inf
+        s, moved, root = 2.0 * least, math.inf, 0.0
+        for way in (start, -start):
+            q, found = self.strength(self.scores(way, main), logs, least, 2.0 * least, LOOSE)
+            value = float(np.linalg.norm(self.whitened(q, main)))
+            if value > root:
+                root, self.direction, s = value, way, found
         for step in range(steps + 1):
             last = step == steps or moved <= STILL
             precision = FINE if last else max(FINE, min(LOOSE, 0.01 * moved))
@@ -138,20 +147,30 @@ class Loop:
     def strength(
         self, scores: Array, logs: Array, least: float, s: float, precision: float
     ) -> tuple[Array, float]:
-        """Return the most tilted policy that the set allows."""
+        """Return the most tilted policy that the set allows, and its strength.
+
+        Newton's method between a feasible and an infeasible strength; strengths at most double.
+        What is feasible to the precision is accepted, and else the last that was feasible.
+        """
         low, high, c = least, math.inf, least * self.beta
         most = (1e4 - 10.0 * float(logs.min())) / float(np.abs(scores).max())
-        while True:
+        s = max(least, min(s, 2.0 * most))
+        for _ in range(SEARCHES - 1):
             q, log_mean, mean, variance = self.tilt(scores, logs, s)
             excess = self.beta * (s * mean - log_mean) - c * mean
+            rounding = DIVERGENCE_ROUNDING * self.beta * (1.0 + s * mean + abs(log_mean))
             low, high = (s, high) if excess <= 0.0 else (low, s)
             slope = (self.beta * s - c) * variance
             new = s - excess / slope if slope > 0.0 else low
             if not low < new < high:
                 new = 2.0 * s if math.isinf(high) else 0.5 * (low + high)
-            if abs(new - s) <= precision * s or (excess <= 0.0 and s >= most):
+            new = min(new, 2.0 * s)
+            near = abs(new - s) <= precision * s
+            if excess <= precision * c * mean + rounding and (near or s >= most):
                 return q, s
-            s = new
+            # Near the root from above: just below it.
+            s = max(low, s - 2.0 * precision * s) if near else new
+        return self.tilt(scores, logs, low)[0], low
 
     def second(self, theta: Array, logs: Array, main: Array, extra: Array) -> Array:
         """Return the policy of the second response."""
