@@ -1,6 +1,6 @@
 r"""Newton's method within a box, for up to 64 responses, eight prompts side by side.
 
-Minimises `sum_ij W_ij log(1 + exp(r_j - r_i))` over `0 <= r <= r_max`, on the network of `lanes`.
+Minimises `sum_ij W_ij log(1 + exp(r_j - r_i))` over `0 <= r <= r_max`, on the network of `network`.
 
 *Bounds.*  A response on a bound whose multiplier holds it there is ground: its links lead the
 others to the ground, and it does not move.  Where the direction of a free response on a bound
@@ -16,7 +16,7 @@ A part that no bound holds has a whole range of maximisers; its mid-range is put
 entry.  A multiplier within rounding of 0 holds nothing there.  Where faint links between groups of
 responses make the error large, the lane is declined.
 
-Source: Bertsekas 1982 (SIAM J. Control Optim. 20, 2) for the bounds; see `lanes` for the rest.
+Source: Bertsekas 1982 (SIAM J. Control Optim. 20, 2) for the bounds; see `network` for the rest.
 """
 
 from __future__ import annotations
@@ -28,16 +28,6 @@ import numpy as np
 from rlhfsim.checks import FloatArray, IntArray
 from rlhfsim.compiling import EXACT
 from rlhfsim.kernels.intrinsics import fetch_add
-from rlhfsim.rewards.compiled.lanes import (
-    _exponentials,
-    _flows,
-    _improve,
-    _load,
-    _logarithms,
-    _losses,
-    _odds,
-    _solve,
-)
 from rlhfsim.rewards.compiled.layout import (
     CERTIFIED,
     GRADIENT,
@@ -46,6 +36,14 @@ from rlhfsim.rewards.compiled.layout import (
     MOST_STEPS,
     pairs,
     row_start,
+)
+from rlhfsim.rewards.compiled.network import (
+    exponentials,
+    flows,
+    load_prompts,
+    log_odds,
+    losses,
+    solve_network,
 )
 from rlhfsim.rewards.compiled.vectors import LANES, load_lane, multiply_add, spread, store_lane
 
@@ -57,7 +55,6 @@ _UNIT = 8.0 * float(np.finfo(np.float64).eps)
 # Rows of the workspace: per response and lane.
 _R, _E, _G, _INVERSE, _P, _GROUND, _REAL, _FREE, _SLOPE, _END, _PART = range(11)
 _ROWS = 11
-_IMPROVEMENTS = 5
 
 
 @EXACT
@@ -269,23 +266,20 @@ def _fit_group(
         under_way[lane] = 1.0
         for i in range(sizes[group[lane]]):
             real[i * LANES + lane] = 1.0
-    _load(table, starts, sizes, group, widest, won, lost)
-    _odds(won, lost, real, widest, p, g)
-    for _ in range(_IMPROVEMENTS):
-        _improve(won, lost, real, widest, p, e, g, inverse)
-    _logarithms(p, r)
+    load_prompts(table, starts, sizes, group, widest, won, lost)
+    log_odds(won, lost, real, widest, p, e, g, inverse, r)
     for lane in range(group.size):
         size = sizes[group[lane]]
         _parts(won, lost, size, widest, lane, part)
         _place(r, part, size, lane, r_max)
     for _ in range(MOST_STEPS):
-        _exponentials(r, e)
-        _flows(won, lost, e, widest, weight, slope)
+        exponentials(r, e)
+        flows(won, lost, e, widest, weight, slope)
         _hold(r, slope, real, r_max, free)
         searching = True
         while searching:
             _earth(weight, slope, free, widest, cut, ground, g)
-            _solve(cut, g, ground, inverse, p, widest)
+            solve_network(cut, g, ground, inverse, p, widest)
             searching = _hold_outward(r, p, r_max, free)
         left = 0
         for lane in range(group.size):
@@ -302,14 +296,14 @@ def _fit_group(
             break
     for lane in range(group.size):
         _place(r, part, sizes[group[lane]], lane, r_max)
-    _exponentials(r, e)
-    _flows(won, lost, e, widest, weight, slope)
+    exponentials(r, e)
+    flows(won, lost, e, widest, weight, slope)
     _hold(r, slope, real, r_max, free)
     _noise(won, lost, e, widest, ends)
     _doubt(slope, ends, real, free)
     _earth(weight, ends, free, widest, cut, ground, g)
-    _solve(cut, g, ground, inverse, ends, widest)
-    _losses(won, lost, r, e, widest, p)
+    solve_network(cut, g, ground, inverse, ends, widest)
+    losses(won, lost, r, e, widest, p)
 
 
 @EXACT
