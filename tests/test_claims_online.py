@@ -9,7 +9,9 @@ from claim_mutations import survivors
 
 from rlhfsim import KL, ContextualBandit, solve
 from rlhfsim.claims.base import Claim
-from rlhfsim.claims.online import ONLINE_CLAIMS, LinearRounds, Sequences
+from rlhfsim.claims.elliptical import Sequences
+from rlhfsim.claims.linear_rounds import LinearRounds
+from rlhfsim.claims.online import ONLINE_CLAIMS
 
 SIDED = [claim for claim in ONLINE_CLAIMS if isinstance(claim, Claim)]
 MEASURED = [claim for claim in ONLINE_CLAIMS if not isinstance(claim, Claim)]

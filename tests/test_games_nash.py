@@ -25,10 +25,10 @@ from rlhfsim.games import (
     duality_gap,
     iterative_chi_po,
     minimax_winner,
-    nash,
     nash_md,
     regularized_gap,
     sampled_self_play,
+    search,
     self_play,
     solve_nash,
 )
@@ -197,14 +197,14 @@ def test_weights_beyond_the_floats_end_in_equilibria():
 
 def test_steps_that_are_no_numbers_end_the_search(monkeypatch):
     """A row whose systems are singular fails by name; the others of the batch do not."""
-    real = nash._Search._step
+    real = search.Search._step
 
     def spoilt(search, scores, t, rows):
         step = real(search, scores, t, rows)
         step[rows == 1] = np.nan
         return step
 
-    monkeypatch.setattr(nash._Search, "_step", spoilt)
+    monkeypatch.setattr(search.Search, "_step", spoilt)
     with pytest.raises(GameError, match=r"prompt \[1\]: duality gap") as caught:
         solve_nash(np.stack([CYCLE, LOSES3, CYCLE]), [0.2, 0.3, 0.5], KL(), 0.1)
     np.testing.assert_array_equal(caught.value.solution.policy[0], caught.value.solution.policy[2])
@@ -212,18 +212,18 @@ def test_steps_that_are_no_numbers_end_the_search(monkeypatch):
 
 def test_singular_systems_have_no_solution_and_spoil_no_other():
     systems = np.stack([np.eye(2), np.ones((2, 2)), 2.0 * np.eye(2)])
-    found = nash._solved(systems, np.ones((3, 2)))
+    found = search._solved(systems, np.ones((3, 2)))
     np.testing.assert_array_equal(found, [[1, 1], [np.nan, np.nan], [0.5, 0.5]])
 
 
 def test_the_search_through_beta_is_bounded(monkeypatch):
     tried = []
     monkeypatch.setattr(
-        nash._Search,
+        search.Search,
         "_improve",
         lambda search, scores, t, rows, steps: (tried.append(1) or scores, np.full(len(t), np.inf)),
     )
-    monkeypatch.setattr(nash, "_MOST_MOVES", 3)
+    monkeypatch.setattr(search, "_MOST_MOVES", 3)
     with pytest.raises(GameError, match="duality gap"):
         solve_nash(CYCLE, [0.2, 0.3, 0.5], KL(), 0.1)
     assert len(tried) == 2 * 3
@@ -240,7 +240,7 @@ def test_a_covariance_with_one_weight_of_nearly_all():
             [float(w[j] * (row[j] - sum(a * b for a, b in zip(row, w, strict=True)) / total))
              for j in range(3)] for row in g
         ]  # fmt: skip
-        found = nash._against_covariance(l, np.array([weight]))[0]
+        found = search._against_covariance(l, np.array([weight]))[0]
         np.testing.assert_allclose(found, exact, rtol=1e-13)
 
 

@@ -40,6 +40,7 @@ from rlhfsim.online.linear.layout import (
     C,
 )
 from rlhfsim.online.linear.likelihood import (
+    copy,
     copy_rows,
     factorise,
     largest_margin,
@@ -148,6 +149,107 @@ def _error(sigma: FloatArray, theta: FloatArray, truth: FloatArray) -> float:
 
 
 @EXACT
+def _estimate(
+    fits: int, member: int, n: int, rows: FloatArray, won: FloatArray, lost: FloatArray,
+    member_won: FloatArray, member_lost: FloatArray, ridge: float, zero: FloatArray,
+    centres: FloatArray, theta: FloatArray, member_theta: FloatArray, curvature: bool,
+    certificate: FloatArray, numbers: FloatArray, vectors: FloatArray, matrices: FloatArray,
+) -> bool:  # fmt: skip
+    """Move theta and, in a second fit, a member's parameter to the estimate; return if they exist.
+
+    `certificate` rises to the gradient of theta, if that is larger; `curvature` and the workspace
+    are those of `maximise_likelihood`.
+    """
+    # One loop for both: every loop that is inlined twice is compiled twice.
+    for fit in range(fits):
+        slope = maximise_likelihood(
+            rows, won[:n] if fit == 0 else member_won[member][:n],
+            lost[:n] if fit == 0 else member_lost[member][:n], ridge,
+            zero if fit == 0 else centres[member], theta if fit == 0 else member_theta[member],
+            curvature, numbers, vectors, matrices,
+        )  # fmt: skip
+        if slope < 0.0:
+            return False
+        if fit == 0:
+            certificate[0] = max(certificate[0], slope)
+    return True
+
+
+@EXACT
+def _choose_parameter(
+    kind: int, place: int, member: int, draws: FloatArray, t: int, skipped: int, scale: float,
+    theta: FloatArray, member_theta: FloatArray, factor: FloatArray, out: FloatArray,
+) -> None:  # fmt: skip
+    """Set `out` to theta at place 0, and else to a Laplace draw or to the parameter of a member.
+
+    Laplace draws are in row t of `draws` after the first `skipped` numbers, d for each place;
+    `factor` is that of the curvature at theta.
+    """
+    d = theta.size
+    if place == 0:
+        copy(theta, out)
+    elif kind != LAPLACE:
+        copy(member_theta[member], out)
+    else:
+        for k in range(d):
+            out[k] = scale * draws[t, skipped + (place - 1) * d + k]
+        solve_upper(factor, out)
+        for k in range(d):
+            out[k] += theta[k]
+
+
+@EXACT
+def _ellipsoid_radius(
+    rows: FloatArray, theta: FloatArray, factor: FloatArray, longest: float, settings: FloatArray,
+    margin: FloatArray,
+) -> float:  # fmt: skip
+    """Return the radius that is set or, for a bound on the norm, that of theory; inf without one.
+
+    `factor` is that of Sigma and `margin` (n,) workspace.
+    """
+    if not settings[NORM_BOUND] > 0.0:
+        return settings[C]
+    largest = largest_margin(rows, theta, margin)
+    largest = max(largest, settings[NORM_BOUND] * longest)
+    if not largest <= _LARGEST_MARGIN:
+        return math.inf
+    return theory_radius(
+        factor, settings[REGULARIZATION], settings[RIDGE], settings[NORM_BOUND],
+        settings[LOG_LEVEL], theta, largest,
+    )  # fmt: skip
+
+
+@EXACT
+def _compare(
+    batch: int, members: int, n: int, longest: float, draws: FloatArray, cumulative: FloatArray,
+    policy: FloatArray, q: FloatArray, features: FloatArray, reward: FloatArray,
+    temperature: float, table: FloatArray, rows: FloatArray, won: FloatArray, lost: FloatArray,
+    member_won: FloatArray, member_lost: FloatArray, sigma: FloatArray,
+) -> tuple[int, float]:  # fmt: skip
+    """Draw the comparisons of a round and enter those of two responses that differ.
+
+    `draws` are those of the round, and `members` is 0 without a bootstrap.  Returns how many
+    comparisons there now are, and their largest length.
+    """
+    for i in range(batch):
+        x = _pick(cumulative, draws[4 * i])
+        y = _draw(policy[x], draws[4 * i + 1])
+        z = _draw(q[x], draws[4 * i + 2])
+        if y == z:
+            continue
+        up = _first_wins(reward, temperature, table, x, y, z, draws[4 * i + 3])
+        won[n], lost[n] = (1.0, 0.0) if up else (0.0, 1.0)
+        for k in range(rows.shape[0]):
+            rows[k, n] = features[x, k, y] - features[x, k, z]
+        longest = max(longest, _enter(rows, n, 1.0, sigma))
+        for k in range(members):
+            weight = draws[4 * batch + 1 + i * members + k]
+            member_won[k, n], member_lost[k, n] = weight * won[n], weight * lost[n]
+        n += 1
+    return n, longest
+
+
+@EXACT
 def run(
     kind: int, moving: bool, steps: int, members: int, batch: int, start: int,
     settings: FloatArray, features: FloatArray, base: FloatArray, rho: FloatArray,
@@ -166,9 +268,7 @@ def run(
     `matrices` (4, d, d) and `tables` (5, X, Y) are workspace.  All these start at 0, but for
     `matrices[2]`: there Sigma starts at lambda I.  `tables[1]` ends as the last second policy.
     """
-    d = features.shape[1]
-    beta, ridge, regularization = settings[BETA], settings[RIDGE], settings[REGULARIZATION]
-    rounds = draws.shape[0]
+    beta, ridge, rounds = settings[BETA], settings[RIDGE], draws.shape[0]
     logs, q, trial_logs, trial = tables[0], tables[1], tables[2], tables[3]
     sigma, factor = matrices[2], matrices[3]
     past, parameter, direction = vectors[3], vectors[4], vectors[5]
@@ -178,21 +278,13 @@ def run(
     for i in range(start):
         longest = max(longest, _enter(rows, i, won[i] + lost[i], sigma))
     for t in range(rounds + 1):
-        member = 0
-        if kind == BOOTSTRAP and t < rounds:
-            member = min(int(draws[t, 4 * batch] * members), members - 1)
-        for fit in range(2 if kind == BOOTSTRAP and t < rounds else 1):
-            slope = maximise_likelihood(
-                rows, won[:n] if fit == 0 else member_won[member][:n],
-                lost[:n] if fit == 0 else member_lost[member][:n], ridge,
-                zero if fit == 0 else centres[member],
-                theta if fit == 0 else member_theta[member], kind == LAPLACE, numbers, vectors,
-                matrices,
-            )  # fmt: skip
-            if slope < 0.0:
-                return NO_ESTIMATE
-            if fit == 0:
-                certificate[0] = max(certificate[0], slope)
+        resampled = kind == BOOTSTRAP and t < rounds
+        member = min(int(draws[t, 4 * batch] * members), members - 1) if resampled else 0
+        if not _estimate(
+            2 if resampled else 1, member, n, rows, won, lost, member_won, member_lost, ridge, zero,
+            centres, theta, member_theta, kind == LAPLACE, certificate, numbers, vectors, matrices,
+        ):  # fmt: skip
+            return NO_ESTIMATE
         if not factorise(sigma, factor):
             return NO_COVARIANCE
         radius, best = settings[C], -1.0
@@ -200,16 +292,11 @@ def run(
         others = members if kind == LAPLACE else 1
         for place in range(1 + others):
             if place == 0 or kind in (LAPLACE, BOOTSTRAP):
-                for k in range(d):
-                    parameter[k] = theta[k] if place == 0 else member_theta[member, k]
-                if place > 0 and kind == LAPLACE:
-                    for k in range(d):
-                        drawn = draws[t, 4 * batch + (place - 1) * d + k]
-                        parameter[k] = settings[SCALE] * drawn
-                    solve_upper(matrices[1], parameter)
-                    for k in range(d):
-                        parameter[k] += theta[k]
-                for k in range(d):
+                _choose_parameter(
+                    kind, place, member, draws, t, 4 * batch, settings[SCALE], theta, member_theta,
+                    matrices[1], parameter,
+                )  # fmt: skip
+                for k in range(theta.size):
                     v[k] = past[k] + parameter[k] / beta
                 gibbs(features, base, v, trial_logs, trial)
             elif kind == FIXED:
@@ -217,15 +304,7 @@ def run(
             elif kind == ON_POLICY:
                 copy_rows(policy, trial)
             else:
-                if settings[NORM_BOUND] > 0.0:
-                    margin = largest_margin(rows, theta, numbers[0][:n])
-                    margin = max(margin, settings[NORM_BOUND] * longest)
-                    if not margin <= _LARGEST_MARGIN:
-                        return NO_RADIUS
-                    radius = theory_radius(
-                        factor, regularization, ridge, settings[NORM_BOUND], settings[LOG_LEVEL],
-                        theta, margin,
-                    )  # fmt: skip
+                radius = _ellipsoid_radius(rows, theta, factor, longest, settings, numbers[0][:n])
                 if not radius / beta <= _LARGEST_STRENGTH:
                     return NO_RADIUS
                 reached, kept[STRENGTH, t], kept[RESIDUAL, t] = enhance(
@@ -252,23 +331,13 @@ def run(
             return NO_SECOND
         kept[UNCERTAINTY, t], kept[RADIUS, t] = best, radius
         kept[ERROR, t] = _error(sigma, theta, truth)
-        for i in range(batch):
-            x = _pick(cumulative, draws[t, 4 * i])
-            y = _draw(policy[x], draws[t, 4 * i + 1])
-            z = _draw(q[x], draws[t, 4 * i + 2])
-            if y == z:
-                continue
-            up = _first_wins(reward, settings[TEMPERATURE], table, x, y, z, draws[t, 4 * i + 3])
-            won[n], lost[n] = (1.0, 0.0) if up else (0.0, 1.0)
-            for k in range(d):
-                rows[k, n] = features[x, k, y] - features[x, k, z]
-            longest = max(longest, _enter(rows, n, 1.0, sigma))
-            for k in range(members if kind == BOOTSTRAP else 0):
-                weight = draws[t, 4 * batch + 1 + i * members + k]
-                member_won[k, n], member_lost[k, n] = weight * won[n], weight * lost[n]
-            n += 1
+        n, longest = _compare(
+            batch, members if kind == BOOTSTRAP else 0, n, longest, draws[t], cumulative, policy,
+            q, features, reward, settings[TEMPERATURE], table, rows, won, lost, member_won,
+            member_lost, sigma,
+        )  # fmt: skip
         kept[INFORMATIVE, t] = n - start
         if moving:
-            for k in range(d):
+            for k in range(theta.size):
                 past[k] += theta[k] / beta
     return DONE

@@ -193,6 +193,68 @@ def _saturated(scores: FloatArray, logs: FloatArray) -> float:
 
 
 @EXACT
+def _aim(
+    turn: int, starts: int, first: int, sign: float, direction: FloatArray,
+    best_start: FloatArray, out: FloatArray,
+) -> None:  # fmt: skip
+    """Set `out` to the whitened direction of a turn: a start, the best one signed, or a step's."""
+    for k in range(out.size):
+        axis = 1.0 if turn // 2 == k else 0.0
+        start = sign * (direction[k] if turn // 2 == direction.size else axis)
+        signed = sign * best_start[k]
+        out[k] = start if turn < starts else signed if turn < first else direction[k]
+
+
+@EXACT
+def _solve_strength(
+    scores: FloatArray, logs: FloatArray, rho: FloatArray, beta: float, c: float, starting: bool,
+    s: float, most: float, precision: float, scratch: FloatArray, q: FloatArray,
+) -> tuple[float, float, float, float]:  # fmt: skip
+    """Set q to the tilt of the largest feasible strength; return it, L', h and what h may be.
+
+    The search begins at strength s.  With `starting` there is none: q is the tilt of `c/beta`, and
+    s is returned as it came.
+    """
+    least = c / beta
+    low, high = least, math.inf
+    mean, excess, allowed = 0.0, 0.0, 0.0
+    for search in range(_SEARCHES):
+        at = least if starting else s
+        log_mean, mean, variance = _tilt(scores, logs, rho, at, scratch, q)
+        excess = beta * (at * mean - log_mean) - c * mean
+        allowed = precision * c * mean
+        allowed += _DIVERGENCE_ROUNDING * beta * (1.0 + at * mean + abs(log_mean))
+        if excess <= 0.0:
+            low = at
+        else:
+            high = at
+        slope = (beta * at - c) * variance
+        new = at - excess / slope if slope > 0.0 else low
+        if not low < new < high:
+            new = 2.0 * at if math.isinf(high) else 0.5 * (low + high)
+        new = min(new, 2.0 * at)
+        near = abs(new - at) <= precision * at
+        done = excess <= allowed and (near or at >= most)
+        if starting or done or search == _SEARCHES - 1:
+            break
+        # Just below the root there is a feasible strength; in the end the last one known.
+        new = max(low, at - 2.0 * precision * at) if near else new
+        s = low if search == _SEARCHES - 2 else new
+    return s, mean, excess, allowed
+
+
+@EXACT
+def _turn_towards(v: FloatArray, value: float, keep: bool, direction: FloatArray) -> float:
+    """Move the direction to `v/value`, unless it is to be kept; return by how much they differ."""
+    moved = 0.0
+    for k in range(direction.size):
+        moved = max(moved, abs(v[k] / value - direction[k]))
+        if not keep:
+            direction[k] = v[k] / value
+    return moved
+
+
+@EXACT
 def enhance(
     features: FloatArray, rho: FloatArray, logs: FloatArray, policy: FloatArray,
     factor: FloatArray, beta: float, c: float, steps: int, direction: FloatArray,
@@ -225,39 +287,16 @@ def enhance(
             for k in range(d):
                 direction[k] = side * best_start[k]
         sign = 1.0 - 2.0 * (turn % 2)
-        for k in range(d):
-            axis = 1.0 if turn // 2 == k else 0.0
-            start = sign * (direction[k] if turn // 2 == d else axis)
-            v[k] = start if starting else sign * best_start[k] if signing else direction[k]
+        _aim(turn, starts, first, sign, direction, best_start, v)
         _scores(features, policy, factor, v, u, scores)
-        low, high, most = least, math.inf, _saturated(scores, logs)
+        most = _saturated(scores, logs)
         precision = _FINE if last or d == 1 else max(_FINE, min(_LOOSE, 0.01 * moved))
         s = strength if turn == first else 2.0 * least if signing else s
         s = max(least, min(s, 2.0 * most))
-        for search in range(_SEARCHES):
-            at = least if starting else s
-            log_mean, mean, variance = _tilt(scores, logs, rho, at, scratch, q)
-            excess = beta * (at * mean - log_mean) - c * mean
-            allowed = precision * c * mean
-            allowed += _DIVERGENCE_ROUNDING * beta * (1.0 + at * mean + abs(log_mean))
-            if excess <= 0.0:
-                low = at
-            else:
-                high = at
-            slope = (beta * at - c) * variance
-            new = at - excess / slope if slope > 0.0 else low
-            if not low < new < high:
-                new = 2.0 * at if math.isinf(high) else 0.5 * (low + high)
-            new = min(new, 2.0 * at)
-            near = abs(new - at) <= precision * at
-            done = excess <= allowed and (near or at >= most)
-            if starting or done or search == _SEARCHES - 1:
-                break
-            # Just below the root there is a feasible strength; in the end the last one known.
-            new = max(low, at - 2.0 * precision * at) if near else new
-            s = low if search == _SEARCHES - 2 else new
-        for k in range(d):
-            u[k] = v[k]
+        s, mean, excess, allowed = _solve_strength(
+            scores, logs, rho, beta, c, starting, s, most, precision, scratch, q
+        )
+        copy(v, u)
         difference(features, rho, q, policy, scratch, v)
         value = whitened_norm(factor, v)
         if starting:
@@ -273,11 +312,7 @@ def enhance(
             # So little moves that its square underflows.
             copy_rows(policy, q)
             return 0.0, 0.0, 0.0
-        moved = 0.0
-        for k in range(d):
-            moved = max(moved, abs(v[k] / value - direction[k]))
-            if not last:
-                direction[k] = v[k] / value
+        moved = _turn_towards(v, value, last, direction)
         if last:
             break
     # The least strength is feasible for certain; the logarithms of a far tilt carry rounding.
