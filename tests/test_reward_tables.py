@@ -37,3 +37,33 @@ def test_rows_are_counted_as_numpy_counts_them(n, most, threads, monkeypatch):
         np.fill_diagonal(wins[x], 0.0)
         np.testing.assert_array_equal(group.wins, wins[x][np.ix_(group.responses, group.responses)])
         assert group.wins.sum() == wins[x].sum()
+
+
+@pytest.mark.parametrize("often", [65_535, 65_536, 140_000])
+def test_more_rows_of_one_pair_than_a_small_counter_holds(often, threads, monkeypatch):
+    """Counters of 16 bits wrap around; that is noticed, and the rows are counted again."""
+    kinds = []
+    counted = tables._counted
+    monkeypatch.setattr(
+        tables, "_counted", lambda data, kind: kinds.append(kind) or counted(data, kind)
+    )
+    other = rows(5000, responses=8)
+    columns = (
+        np.concatenate((np.full(often, k), c))
+        for k, c in zip((1, 2, 5), (other.prompt, other.chosen, other.rejected), strict=True)
+    )
+    data = PreferenceData(*columns, (3, 8))
+    (found,), equal = tables.tabulate(data)
+    wins = np.zeros((3, 8, 8))
+    np.add.at(wins, (other.prompt, other.chosen, other.rejected), 1.0)
+    wins[1, 2, 5] += often
+    assert equal == np.trace(wins, axis1=1, axis2=2).sum()
+    wins[:, np.arange(8), np.arange(8)] = 0.0
+    for x in range(3):
+        np.testing.assert_array_equal(found.group(x).wins, wins[x])
+    assert kinds[0] is np.uint16
+    shares = min(threads, (often + 5000) // tables._WORTH_A_THREAD)
+    alike = (data.prompt == 1) & (data.chosen == 2) & (data.rejected == 5)
+    cuts = [len(data) * k // shares for k in range(shares + 1)]
+    wraps = any(alike[cuts[k] : cuts[k + 1]].sum() > 65_535 for k in range(shares))
+    assert kinds[1:] == [np.int32] * wraps

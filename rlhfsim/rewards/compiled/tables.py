@@ -24,8 +24,10 @@ _WORTH_A_THREAD = 1 << 16
 _CHUNK = 2048
 # Rows that one table of 32-bit numbers can count.
 _MOST_ROWS = (1 << 31) - 1
+# Rows an entry, on average, up to which 16 bits are tried: half the memory to wait for.
+_FEW_ROWS = 1 << 10
 
-CountArray = NDArray[np.int32]
+CountArray = NDArray[np.uint16] | NDArray[np.int32]
 
 
 @dataclass(frozen=True)
@@ -92,33 +94,41 @@ def tabulate(data: PreferenceData | PairCounts) -> tuple[Iterator[Tables], float
 @EXACT
 def _places(
     prompt: IntArray, winner: IntArray, loser: IntArray, responses: int, spare: int, out: IntArray
-) -> None:
-    """Write where each row is counted: at `spare` if it compares equals."""
+) -> int:
+    """Write where each row is counted, `spare` if it compares equals; return how many do."""
     half = pairs(responses)
+    equal = 0
     for k in range(out.size):
         i, j = min(winner[k], loser[k]), max(winner[k], loser[k])
         place = prompt[k] * (2 * half) + row_start(i, responses) + (j - i - 1)
         place += half if winner[k] > loser[k] else 0
         out[k] = place if i < j else spare
+        equal += 1 if i == j else 0
+    return equal
 
 
 @EXACT
 def _count(
     prompt: IntArray, winner: IntArray, loser: IntArray, responses: int, table: CountArray
-) -> None:
-    """Count fewer than 2^31 rows; those that compare equals in the last entry."""
+) -> int:
+    """Count rows modulo the range of the table; return how many compare equals.
+
+    Those are counted in the last entry, which is worth nothing.
+    """
     table[:] = 0
     places = np.empty(_CHUNK, np.int64)
+    equal = 0
     for begin in range(0, prompt.size, _CHUNK):
         end = min(begin + _CHUNK, prompt.size)
         # The places first, in a loop without branches; the counts then wait for memory only.
-        _places(
+        equal += _places(
             prompt[begin:end], winner[begin:end], loser[begin:end], responses, table.size - 1,
             places[: end - begin],
         )  # fmt: skip
         for k in range(end - begin):
             # A signed index would be tested for being negative.
             table[np.uint64(places[k])] += 1
+    return equal
 
 
 @EXACT
@@ -188,14 +198,24 @@ def _settle(
 
 
 def _from_rows(data: PreferenceData) -> tuple[Tables, int]:
+    entries = data.n_prompts * data.n_responses * (data.n_responses - 1)
+    if len(data) <= _FEW_ROWS * entries:
+        tables, equal = _counted(data, np.uint16)
+        # What wrapped around is missing from the sum, a whole number far below 2^53.
+        if int(tables.total.sum()) + equal == len(data):
+            return tables, equal
+    return _counted(data, np.int32)
+
+
+def _counted(data: PreferenceData, kind: type) -> tuple[Tables, int]:
     x, y = data.n_prompts, data.n_responses
     columns = (data.prompt, data.chosen, data.rejected)
     workers = min(get_threads(), max(1, len(data) // _WORTH_A_THREAD))
     shares = max(workers, -(-len(data) // _MOST_ROWS))
     cuts = [len(data) * k // shares for k in range(shares + 1)]
-    parts = np.empty((shares, x * y * (y - 1) + 1), dtype=np.int32)
+    parts: CountArray = np.empty((shares, x * y * (y - 1) + 1), dtype=kind)
     calls = [(*(c[cuts[k] : cuts[k + 1]] for c in columns), y, parts[k]) for k in range(shares)]
-    in_parallel(_count, calls)
+    equal = sum(in_parallel(_count, calls))
     table = np.empty(x * y * (y - 1) + 1)
     table[-1] = 0.0
     start, size, first = (np.empty(x, dtype=np.int64) for _ in range(3))
@@ -205,7 +225,6 @@ def _from_rows(data: PreferenceData) -> tuple[Tables, int]:
     workers = min(workers, x)
     ends = [x * k // workers for k in range(workers + 1)]
     in_parallel(_settle, [(*arrays, ends[k], ends[k + 1]) for k in range(workers)])
-    equal = int(parts[:, -1].sum(dtype=np.int64))
     return Tables(0, table, start, size, members, first, compared, total), equal
 
 
