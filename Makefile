@@ -21,9 +21,12 @@ repro: $(VENV)/.core ## run the main job (OUT=folder SEED=n TABLE=scored-respons
 	$(BIN)/rlhfsim repro --out "$(OUT)" --seed "$(SEED)" $(if $(TABLE),--table "$(TABLE)")
 
 # One thread for each worker's OpenBLAS, whose idle threads would wait busily on the others' cores;
-# whole files for each worker, so that what a file runs once is run once.
+# bytecode is kept, whatever the environment says, as each process that a test starts would compile
+# the package again; whole files for each worker, so that what a file runs once is run once, in the
+# order of `tests/conftest.py`.
 test: $(VENV)/.test ## run all tests, the torch ones included
-	OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+	PYTHONDONTWRITEBYTECODE= OPENBLAS_NUM_THREADS=1 \
+		$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 lint: $(VENV)/.lint ## check format, lint and types
 	$(BIN)/ruff format --check .

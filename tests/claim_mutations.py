@@ -86,8 +86,58 @@ def survivors(claim):
 
 @singledispatch
 def settled(claim):
-    """Return the claim with what is measured or counted written down: it is slow."""
+    """Return the claim with what is measured, counted or drawn written down: it is slow."""
     return claim
+
+
+@settled.register
+def _drawn(claim: Claim) -> Claim:
+    """Each batch is drawn once, and a side evaluated on it once, for all forms of the claim."""
+    witness = claim.witness and cache(lambda: written_down(claim.witness()))
+    sides = {name: once(getattr(claim, name)) for name in (*SIDES, "resolution")}
+    return replace(claim, witness=witness, instances=drawn_once(claim.family), **sides)
+
+
+#: Where a batch that is not copied holds what sides are on it.
+WRITTEN = "written down"
+
+
+def written_down(x):
+    """Return the batch, which from now on holds what sides are on it; its copies do not."""
+    x.__dict__[WRITTEN] = {}
+    return x
+
+
+def once(side):
+    """Return a side that is evaluated once on each batch that is written down."""
+
+    def kept(x):
+        values = x.__dict__.get(WRITTEN)
+        if values is None:
+            return side(x)
+        if side not in values:
+            values[side] = side(x)
+        return values[side]
+
+    return kept
+
+
+@cache
+def drawn_once(family):
+    """Return a family that draws the same batches, those that it was asked for last once."""
+    drawn = {}
+
+    class Drawn(family):
+        @classmethod
+        def sample(cls, n, rng):
+            key = n, str(rng.bit_generator.state)
+            if key not in drawn:
+                if len(drawn) == 2 * (1 + 2 * len(SEEDS)):
+                    drawn.clear()
+                drawn[key] = written_down(family.sample(n, rng))
+            return drawn[key]
+
+    return Drawn
 
 
 @singledispatch

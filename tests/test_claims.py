@@ -46,11 +46,11 @@ def test_names_are_unique_and_every_claim_has_a_source():
     assert all(c.source and c.formula for c in CLAIMS)
 
 
-@pytest.mark.parametrize("claim", TRUE, ids=lambda c: c.name)
 @given(x=pairs())
 @settings(max_examples=80)
-def test_true_claims_hold(claim, x):
-    assert claim.ratio(x)[0] <= 1 + 1e-9
+def test_true_claims_hold(x):
+    # All on the same pairs: to draw them takes longer than to look at them.
+    assert [claim.name for claim in TRUE if not claim.ratio(x)[0] <= 1 + 1e-9] == []
 
 
 @pytest.mark.parametrize("claim", TRUE, ids=lambda c: c.name)

@@ -10,7 +10,7 @@ import pytest
 from small_parts import MAIN_FIGURES, small_results, tables_of
 
 from rlhfsim.findings import save_results
-from rlhfsim.plots.gallery import BEGIN, END, write_gallery
+from rlhfsim.plots.gallery import BEGIN, END, main, write_gallery
 from rlhfsim.repro.job import write_tables
 
 TEXT = f"# Title\n\n{BEGIN}\nwhat was there\n{END}\n\n## Rest\n"
@@ -62,7 +62,7 @@ def test_answers_stand_above_their_figures(folders, tmp_path):
     assert "**Is D\\* enough?** Yes, up to 3 %.\n\n![" in readme.read_text()
 
 
-def test_command_draws_what_the_folders_allow(folders, tmp_path):
+def test_command_draws_what_the_folders_allow(folders, tmp_path, capsys):
     readme = tmp_path / "README.md"
     readme.write_text(TEXT)
     command = [sys.executable, "-m", "rlhfsim.plots.gallery"]
@@ -72,10 +72,10 @@ def test_command_draws_what_the_folders_allow(folders, tmp_path):
     assert drawn == ["inequalities", "sharp_bound"]
     assert done.stdout.count("\n") == 2
     for arguments, word in (([readme], "Usage"), ([readme, tmp_path], "tables of no figure")):
-        done = subprocess.run([*command, *arguments], capture_output=True, text=True)
-        assert done.returncode == 2
-        assert word in done.stderr
-        assert done.stderr.count("\n") == 1
+        assert main([*map(str, arguments)]) == 2
+        errors = capsys.readouterr().err
+        assert word in errors
+        assert errors.count("\n") == 1
 
 
 @pytest.mark.parametrize(

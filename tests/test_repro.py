@@ -5,6 +5,7 @@ import json
 import os
 import re
 import runpy
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,6 +20,7 @@ import pytest
 from small_parts import MAIN_FIGURES, SMALL
 
 from rlhfsim import ContextualBandit, example_table
+from rlhfsim.cli import main
 from rlhfsim.files import TEMPORARY_PREFIX
 from rlhfsim.notation import to_html
 from rlhfsim.plots import FIGURES
@@ -26,15 +28,41 @@ from rlhfsim.plots.redraw import read_tables
 from rlhfsim.repro import PARTS, job
 from rlhfsim.repro.job import STEPS, reproduce
 
+SOME = {name: FIGURES[name] for name in ("sharp_bound", "overoptimization_table")}
+
+
+def make_small(patch, figures=SOME):
+    """Give the main job small settings and fewer figures, every part of it real."""
+    assert SMALL.keys() == PARTS.keys()
+    for name, study in SMALL.items():
+        patch.setitem(PARTS, name, study)
+    patch.setattr(job, "FIGURES", figures)
+
 
 @pytest.fixture
 def small(monkeypatch):
-    """The main job with small settings and two of its figures, every part of it real."""
-    assert SMALL.keys() == PARTS.keys()
-    for name, study in SMALL.items():
-        monkeypatch.setitem(PARTS, name, study)
-    some = {name: FIGURES[name] for name in ("sharp_bound", "overoptimization_table")}
-    monkeypatch.setattr(job, "FIGURES", some)
+    """The main job with small settings and two of its figures."""
+    make_small(monkeypatch)
+
+
+@pytest.fixture(scope="module")
+def with_table(tmp_path_factory):
+    """One run with small settings, seed 1, the example table and all figures; not to be changed."""
+    with pytest.MonkeyPatch.context() as patch:
+        make_small(patch, FIGURES)
+        out = tmp_path_factory.mktemp("small") / "out"
+        reproduce(out, 1, ContextualBandit.from_table(example_table()), lambda _: None)
+    return out
+
+
+@pytest.fixture(scope="module")
+def without_table(tmp_path_factory):
+    """One run with small settings, seed 1 and no table; not to be changed."""
+    with pytest.MonkeyPatch.context() as patch:
+        make_small(patch)
+        out = tmp_path_factory.mktemp("small") / "out"
+        reproduce(out, 1, None, lambda _: None)
+    return out
 
 
 def cli(*args, **options):
@@ -42,6 +70,13 @@ def cli(*args, **options):
         [sys.executable, "-m", "rlhfsim", *map(str, args)],
         capture_output=True, text=True, **options,
     )  # fmt: skip
+
+
+def run_here(capsys, *args):
+    """Run a command in this process, without the seconds that each import takes."""
+    with pytest.raises(SystemExit) as stop:
+        main([*map(str, args)])
+    return stop.value.code, *capsys.readouterr()
 
 
 @pytest.fixture(scope="module")
@@ -162,23 +197,22 @@ def test_report_names_functions_and_tables_that_exist(full):
                 assert callable(getattr(importlib.import_module(module), attribute))
 
 
-def test_same_seed_same_bytes_other_seed_other_numbers(small, tmp_path, monkeypatch):
-    monkeypatch.setattr(job, "FIGURES", FIGURES)
+def test_same_seed_same_bytes_other_seed_other_numbers(with_table, tmp_path, monkeypatch):
+    make_small(monkeypatch, FIGURES)
     table = ContextualBandit.from_table(example_table())
     steps = []
-    reproduce(tmp_path / "a", 1, table, steps.append)
-    reproduce(tmp_path / "b", 1, table, lambda _: None)
+    reproduce(tmp_path, 1, table, steps.append)
     assert len(steps) == STEPS
-    assert digests(tmp_path / "a") == digests(tmp_path / "b")
-    tables = read_tables(tmp_path / "a", ["sharp_bound", "overoptimization_curves"])
+    assert digests(tmp_path) == digests(with_table)
+    tables = read_tables(tmp_path, ["sharp_bound", "overoptimization_curves"])
     parts = "sharp_bound", "overoptimization"
     other = {k: v for name in parts for k, v in PARTS[name](2, None).tables.items()}
     for name, saved in tables.items():
         assert not saved.equals(other[name])
 
 
-def test_failure_half_way_leaves_the_previous_run(small, tmp_path, monkeypatch):
-    reproduce(tmp_path, 1, None, lambda _: None)
+def test_failure_half_way_leaves_the_previous_run(small, without_table, tmp_path, monkeypatch):
+    shutil.copytree(without_table, tmp_path, dirs_exist_ok=True)
     before = digests(tmp_path)
 
     def interrupted(seed, table):
@@ -210,11 +244,10 @@ def test_interrupted_command_leaves_nothing(tmp_path, how):
     assert list(out.iterdir()) == []
 
 
-def test_table_without_its_figure_is_explained(small, tmp_path):
-    reproduce(tmp_path / "run", 0, None, lambda _: None)
-    done = cli("figure", "overoptimization_table", tmp_path / "run")
-    assert done.returncode == 2
-    assert "holds no data for overoptimization_table; run repro with --table" in done.stderr
+def test_table_without_its_figure_is_explained(without_table, capsys):
+    code, _, errors = run_here(capsys, "figure", "overoptimization_table", without_table)
+    assert code == 2
+    assert "holds no data for overoptimization_table; run repro with --table" in errors
 
 
 def test_figure_is_drawn_again_from_saved_tables(full, tmp_path):
@@ -227,16 +260,16 @@ def test_figure_is_drawn_again_from_saved_tables(full, tmp_path):
     assert set(read_tables(out, ["sharp_bound"])) == {"sharp_bound"}
 
 
-def test_figure_for_a_venue(full, tmp_path):
+def test_figure_for_a_venue(full, tmp_path, capsys):
     out, _ = full
-    done = cli(
-        "figure", "inequalities", out, "--out", tmp_path, "--venue", "icml", "--width", "column",
-        "--format", "png,pgf,svg",
+    code, shown, errors = run_here(
+        capsys, "figure", "inequalities", out, "--out", tmp_path, "--venue", "icml",
+        "--width", "column", "--format", "png,pgf,svg",
     )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    assert code == 0, errors
     names = ("inequalities.png", "inequalities.pgf", "inequalities.svg")
     written = [str(tmp_path / name) for name in (*names, "inequalities.csv", "inequalities.txt")]
-    assert done.stdout.splitlines() == written
+    assert shown.splitlines() == written
     assert sorted(map(str, tmp_path.iterdir())) == sorted(written)
     assert matplotlib.image.imread(written[0]).shape[1] == 975  # 3.25 in at 300 dpi
 
@@ -304,26 +337,38 @@ BAD = [
 ]
 
 
+def is_one_line(errors, message):
+    return message in errors and errors.startswith("rlhfsim: error: ") and errors.count("\n") == 1
+
+
 @pytest.mark.parametrize(("args", "message"), BAD, ids=[" ".join(a)[:40] for a, _ in BAD])
-def test_bad_input_is_one_line_and_exit_code_2(args, message, tmp_path):
+def test_bad_input_is_one_line_and_exit_code_2(args, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    code, out, errors = run_here(capsys, *args)
+    assert (code, out) == (2, "")
+    assert is_one_line(errors, message)
+
+
+@pytest.mark.parametrize("case", [BAD[7], BAD[-1]], ids=["a command's own", "no command"])
+def test_bad_input_of_the_real_command(case, tmp_path):
+    args, message = case
     done = cli(*args, cwd=tmp_path)
     assert done.returncode == 2
     assert done.stdout == ""
-    assert message in done.stderr
-    assert done.stderr.startswith("rlhfsim: error: ")
-    assert done.stderr.count("\n") == 1
+    assert is_one_line(done.stderr, message)
 
 
-def test_constant_proxy_is_refused_before_anything_runs(tmp_path):
+def test_constant_proxy_is_refused_before_anything_runs(tmp_path, capsys):
     (tmp_path / "t.csv").write_text("prompt_id,response_id,reward,length\na,b,1,5\na,c,2,5\n")
-    done = cli("repro", "--table", tmp_path / "t.csv", "--out", tmp_path / "out")
-    assert done.returncode == 2
-    assert "proxy_reward is constant on every prompt" in done.stderr
+    arguments = "repro", "--table", tmp_path / "t.csv", "--out", tmp_path / "out"
+    code, _, errors = run_here(capsys, *arguments)
+    assert code == 2
+    assert "proxy_reward is constant on every prompt" in errors
     assert not (tmp_path / "out").exists()
 
 
-def test_files_of_a_previous_run_go_unless_they_were_changed(small, tmp_path):
-    reproduce(tmp_path, 1, ContextualBandit.from_table(example_table()), lambda _: None)
+def test_files_of_a_previous_run_go_unless_they_were_changed(small, with_table, tmp_path):
+    shutil.copytree(with_table, tmp_path, dirs_exist_ok=True)
     (tmp_path / "mine.txt").write_text("kept")
     changed = tmp_path / "figures" / "overoptimization_table.png"
     changed.write_bytes(b"edited by the user")
@@ -343,8 +388,6 @@ def test_bad_table_is_one_line(tmp_path):
 
 
 def test_unexpected_verdict_exits_with_1(small, tmp_path, monkeypatch, capsys):
-    from rlhfsim import cli as module
-
     def contradicted(seed, table):
         result = SMALL["inequalities"](seed, table)
         first, *rest = result.findings
@@ -354,6 +397,6 @@ def test_unexpected_verdict_exits_with_1(small, tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(PARTS, "inequalities", contradicted)
     monkeypatch.setattr(sys, "argv", ["rlhfsim", "repro", "--out", str(tmp_path / "o")])
     with pytest.raises(SystemExit) as stop:
-        module.main()
+        main()
     assert stop.value.code == 1
     assert "written to" in capsys.readouterr().out

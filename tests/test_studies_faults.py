@@ -4,6 +4,7 @@ import hashlib
 import os
 import random
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -37,6 +38,20 @@ def undisturbed(study_file):
     folder = study_file.parent / "undisturbed"
     run_study(load_study(study_file), folder, workers=1)
     return digest(folder)
+
+
+@pytest.fixture(scope="module")
+def in_parts(study_file):
+    """The folder of a run in several parts; not to be changed."""
+    folder = study_file.parent / "in parts"
+    run_study(slow(), folder, workers=1, task_seconds=0.2)
+    return folder
+
+
+@pytest.fixture
+def finished(in_parts, tmp_path):
+    """A copy of the folder of a run in several parts."""
+    return Path(shutil.copytree(in_parts, tmp_path / "out"))
 
 
 def digest(folder):
@@ -121,9 +136,8 @@ def test_a_full_disk(study_file, undisturbed, tmp_path):
 
 
 @pytest.mark.parametrize("damage", ["flip a bit", "cut off", "empty", "gone", "renamed"])
-def test_damaged_parts_are_found_and_run_again(undisturbed, tmp_path, damage):
-    folder = tmp_path / "out"
-    run_study(slow(), folder, workers=1, task_seconds=0.2)
+def test_damaged_parts_are_found_and_run_again(undisturbed, finished, damage):
+    folder = finished
     paths = sorted((folder / "parts").iterdir())
     for path in paths[::3]:
         content = bytearray(path.read_bytes())
@@ -145,11 +159,10 @@ def test_damaged_parts_are_found_and_run_again(undisturbed, tmp_path, damage):
     assert digest(folder) == undisturbed
 
 
-def test_a_damaged_table_is_found_and_written_again(undisturbed, tmp_path):
+def test_a_damaged_table_is_found_and_written_again(undisturbed, finished):
     from rlhfsim.studies import read_results
 
-    folder = tmp_path / "out"
-    run_study(slow(), folder, workers=1)
+    folder = finished
     path = folder / "results.parquet"
     content = bytearray(path.read_bytes())
     content[100] ^= 1
