@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from rlhfsim.divergences import DIVERGENCES, KL, ChiSquared, ForwardKL, JensenShannon
-from rlhfsim.solvers import SolverError, dask_arrays, solve, sums
+from rlhfsim.solvers import SolverError, dask_arrays, solve
 from rlhfsim.solvers.dask_arrays import solve_dask
+from rlhfsim.solvers.sums import solving
 
 dask = pytest.importorskip("dask")
 da = pytest.importorskip("dask.array")
@@ -92,7 +93,7 @@ def test_every_way_to_cut_gives_the_same(divergence):
 
 @pytest.mark.parametrize("divergence", [ChiSquared(), ChiSquared() + KL()], ids=repr)
 def test_without_a_sample(divergence, monkeypatch):
-    monkeypatch.setattr(sums, "_SAMPLE", 0)
+    monkeypatch.setattr(solving, "_SAMPLE", 0)
     reward, reference, beta = problem()
     expected = solve(reward, reference, divergence, beta)
     solution = solve_dask(da.from_array(reward, chunks=(1, 2, 23)), reference, divergence, beta)
@@ -147,7 +148,7 @@ def test_the_policy_is_lazy_and_only_sums_travel(monkeypatch):
         return result
 
     monkeypatch.setattr(dask_arrays._Chunks, "reduce", watched)
-    monkeypatch.setattr(sums, "_SAMPLE", 512)
+    monkeypatch.setattr(solving, "_SAMPLE", 512)
     solution = solve_dask(da.from_array(reward, chunks=5000), reference, ChiSquared() + KL(), 0.5)
     assert len(computed) <= 7
     assert max(computed) <= 12

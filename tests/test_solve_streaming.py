@@ -16,8 +16,9 @@ from rlhfsim.divergences import (
     JensenShannon,
     SquaredHellinger,
 )
-from rlhfsim.solvers import SolverError, solve, sums
+from rlhfsim.solvers import SolverError, solve
 from rlhfsim.solvers.streaming import solve_streaming
+from rlhfsim.solvers.sums import combine_sums, policy, solving
 
 EPS = np.finfo(float).eps
 MORE = (
@@ -99,7 +100,7 @@ def test_random_problems_agree_with_solve(divergence):
 @pytest.mark.parametrize("sample", [2**16, 64, 0])
 @pytest.mark.parametrize("divergence", MORE, ids=repr)
 def test_a_poor_sample_costs_passes_only(divergence, sample, monkeypatch):
-    monkeypatch.setattr(sums, "_SAMPLE", sample)
+    monkeypatch.setattr(solving, "_SAMPLE", sample)
     rng = np.random.default_rng(31)
     for _ in range(6):
         size = int(rng.integers(2000, 5000))
@@ -290,7 +291,7 @@ def test_blocks_and_expectations_are_those_of_the_policy(divergence):
 def test_sums_of_many_blocks_are_compensated():
     parts = [{"x": np.array([x])} for x in [1.0, *[1e-16] * 20_000, 1e16, -1e16]]
     exact = math.fsum(float(part["x"][0]) for part in parts)
-    assert sums.combine_sums(iter(parts))["x"][0] == exact
+    assert combine_sums(iter(parts))["x"][0] == exact
     assert sum(float(part["x"][0]) for part in parts) != exact
 
 
@@ -311,13 +312,13 @@ def test_a_block_that_is_not_deterministic_is_refused():
 
 @pytest.mark.parametrize("error", [1e-4, 1e-6])
 def test_a_slightly_wrong_policy_fails_its_certificate(error, monkeypatch):
-    right = sums._masses
+    right = policy.masses
 
     def wrong(divergence, s, p, bound):
         mass, slope = right(divergence, s, p, bound)
         return (1 - error) * mass + error * p, slope
 
-    monkeypatch.setattr(sums, "_masses", wrong)
+    monkeypatch.setattr(policy, "masses", wrong)
     reward, reference = np.array([1.0, 0.0, 0.3]), np.array([0.2, 0.5, 0.3])
     for divergence in (KL(), ChiSquared(), ChiSquared() + KL()):
         with pytest.raises(SolverError, match="no certified optimum") as caught:
