@@ -26,6 +26,7 @@ from rlhfsim.rewards import (
     MLEDoesNotExistError,
     RewardFitError,
     Tabular,
+    bounded_newton,
     fit_reward,
     mle_exists,
     newton,
@@ -373,7 +374,7 @@ def test_prompt_without_data_gets_the_convention_of_each_model():
 
 def test_fit_scales_to_many_prompts(monkeypatch):
     # At most 30 Newton steps a prompt, though most of its 58 responses end on a bound.
-    monkeypatch.setattr(newton, "BASE_STEPS", 30 - 4 * 58 - 2)
+    monkeypatch.setattr(bounded_newton, "BASE_STEPS", 30 - 4 * 58 - 2)
     rng = np.random.default_rng(5)
     prompt = rng.integers(0, 100, 40_000)
     first, second = rng.integers(0, 58, (2, 40_000))
@@ -601,7 +602,7 @@ def test_nothing_of_the_caller_is_changed_or_shared():
 
 def test_fit_without_certificate_is_refused(monkeypatch):
     declined(monkeypatch)
-    monkeypatch.setattr(newton, "BASE_STEPS", -(10**9))
+    monkeypatch.setattr(bounded_newton, "BASE_STEPS", -(10**9))
     with pytest.raises(RewardFitError, match="no certified maximum at prompt 0") as caught:
         fit_reward(from_wins([[0, 3], [1, 0]]))
     assert caught.value.fit.gradient_norm == pytest.approx(1.0)

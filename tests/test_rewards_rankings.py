@@ -469,7 +469,7 @@ def test_bad_counts_are_refused(name, value, message):
 
 def test_an_uncertified_fit_is_an_error_that_holds_it(monkeypatch):
     _, data = sample(np.random.default_rng(0), n=2000, scale=2.0)
-    monkeypatch.setattr("rlhfsim.rewards.flow_newton._BASE_STEPS", -19)
+    monkeypatch.setattr("rlhfsim.rewards.bounded_newton.BASE_STEPS", -19)
     with pytest.raises(RewardFitError, match="no certified maximum at prompt 0") as got:
         fit_reward(data, PlackettLuce())
     gradient = loss(data.ranking, got.value.fit.reward[0])[1]
