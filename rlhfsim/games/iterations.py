@@ -164,6 +164,7 @@ def sampled_self_play(
     wins = model.tensor()
 
     def estimated(policy: FloatArray) -> FloatArray:
+        """Return each response's mean advantage over `comparisons` draws against the policy."""
         # numpy takes no reference that is off by as much as `checks` allow.
         law = policy / policy.sum(axis=-1, keepdims=True)
         shape = np.broadcast_shapes(law.shape[:-1], wins.shape[:-2]) + wins.shape[-2:]

@@ -48,7 +48,7 @@ def behavior_cloning(
 
     Source: arXiv 2310.17303 (behavior cloning in finite models).
     """
-    _require_demonstrations(demonstrations)
+    require_demonstrations(demonstrations)
     kappa = checks.positive_number("smoothing", smoothing, zero=True)
     shape = demonstrations.n_prompts, demonstrations.n_responses
     cells = demonstrations.prompt * shape[1] + demonstrations.response
@@ -106,7 +106,7 @@ class DemonstrationRegularized:
 
     def __post_init__(self) -> None:
         """Validate."""
-        _require_demonstrations(self.demonstrations)
+        require_demonstrations(self.demonstrations)
         checks.positive_number("beta", self.beta)
         checks.positive_number("smoothing", self.smoothing, zero=True)
         require_model(self.model)
@@ -126,11 +126,7 @@ class DemonstrationRegularized:
     ) -> Learned:
         """Return the policy; see the class.  `rng` breaks the ties of a finite reward class."""
         problem = as_problem(data, reference, prompt_dist)
-        if self.demonstrations.shape != problem.shape:
-            raise ValueError(
-                f"demonstrations has shape {self.demonstrations.shape}; "
-                f"it must be that of the data, {problem.shape}"
-            )
+        require_demonstrations(self.demonstrations, problem.shape)
         clone = behavior_cloning(
             self.demonstrations, smoothing=self.smoothing, available=problem.reference > 0
         )
@@ -142,8 +138,13 @@ class DemonstrationRegularized:
         return replace(learned, diagnostics=dict(learned.diagnostics) | notes)
 
 
-def _require_demonstrations(value: object) -> None:
+def require_demonstrations(value: object, shape: tuple[int, int] | None = None) -> None:
+    """Raise unless `demonstrations` are such data, and of the shape of the preferences if given."""
     if not isinstance(value, DemonstrationData):
         raise ValueError(
             f"demonstrations is a {type(value).__name__}; it must be a DemonstrationData"
+        )
+    if shape is not None and value.shape != shape:
+        raise ValueError(
+            f"demonstrations has shape {value.shape}; it must be that of the data, {shape}"
         )

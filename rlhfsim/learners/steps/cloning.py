@@ -13,7 +13,7 @@ from rlhfsim import checks
 from rlhfsim.checks import BoolArray, FloatArray, IntArray
 from rlhfsim.data import DemonstrationData
 from rlhfsim.divergences import KL
-from rlhfsim.learners.demonstrations import behavior_cloning
+from rlhfsim.learners.demonstrations import behavior_cloning, require_demonstrations
 from rlhfsim.mdp import FiniteHorizonMDP, PrefixTree, SoftSolution, Trajectories, solve_steps
 from rlhfsim.mdp.recursions import Levels
 from rlhfsim.mdp.tree import require_responses, token_policy
@@ -54,9 +54,7 @@ def clone_tokens(
 
     Source: arXiv 2310.17303.
     """
-    if not isinstance(demonstrations, DemonstrationData):
-        kind = type(demonstrations).__name__
-        raise ValueError(f"demonstrations is a {kind}; it must be a DemonstrationData")
+    require_demonstrations(demonstrations)
     n, size = demonstrations.n_prompts, demonstrations.n_responses
     require_responses(prefixes, size)
     cells = demonstrations.prompt * size + demonstrations.response

@@ -11,6 +11,7 @@ from rlhfsim import checks
 from rlhfsim.data import DemonstrationData, PairCounts, PreferenceData
 from rlhfsim.divergences import KL
 from rlhfsim.learners.base import Learned, as_problem
+from rlhfsim.learners.demonstrations import require_demonstrations
 from rlhfsim.learners.explicit import require_model
 from rlhfsim.learners.steps.cloning import clone_tokens
 from rlhfsim.learners.steps.token import learned_by_planning
@@ -61,9 +62,7 @@ class TokenDemonstrationRegularized:
     def __post_init__(self) -> None:
         """Validate."""
         require_prefixes(self.prefixes)
-        if not isinstance(self.demonstrations, DemonstrationData):
-            kind = type(self.demonstrations).__name__
-            raise ValueError(f"demonstrations is a {kind}; it must be a DemonstrationData")
+        require_demonstrations(self.demonstrations)
         checks.positive_number("beta", self.beta)
         checks.positive_number("smoothing", self.smoothing, zero=True)
         require_model(self.model)
@@ -83,11 +82,7 @@ class TokenDemonstrationRegularized:
     ) -> Learned:
         """Return the policy; see the class.  `rng` breaks the ties of a finite reward class."""
         problem = as_problem(data, reference, prompt_dist)
-        if self.demonstrations.shape != problem.shape:
-            raise ValueError(
-                f"demonstrations has shape {self.demonstrations.shape}; "
-                f"it must be that of the data, {problem.shape}"
-            )
+        require_demonstrations(self.demonstrations, problem.shape)
         require_responses(self.prefixes, problem.shape[1])
         clone = clone_tokens(
             self.demonstrations,

@@ -250,6 +250,7 @@ def _answer(tables: dict[str, pd.DataFrame]) -> str:
     curves = tables["online_curves"]
 
     def told(instance: str, n: int, learners: Sequence[str], metric: str) -> str:
+        """Return the metric of each learner after its last comparison, as a sentence lists them."""
         own = curves[(curves["instance"] == instance) & (curves["n"] == n)]
         parts = []
         for name in learners:
