@@ -26,8 +26,8 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
 @functools.cache
-def _forget_stale_code(folder: Path) -> None:
-    """Remove compiled code in `folder` that is older than a source file it may inline.
+def _forget_stale_code(folder: Path, kept: Path) -> None:
+    """Remove compiled code in `kept` that is older than a source file in `folder` it may inline.
 
     numba looks at the file of the function that is called only, not at those of its callees.
     """
@@ -37,7 +37,7 @@ def _forget_stale_code(folder: Path) -> None:
         *(Path(__file__).parent / "kernels").glob("*.py"),
     }
     newest = max(path.stat().st_mtime for path in sources)
-    for index in (folder / "__pycache__").glob("*.nbi"):
+    for index in kept.glob("*.nbi"):
         with suppress(OSError):
             if index.stat().st_mtime < newest:
                 index.unlink()
@@ -45,9 +45,11 @@ def _forget_stale_code(folder: Path) -> None:
 
 def _compiler(**options: Any) -> Callable[[_Function], _Function]:
     def decorate(function: _Function) -> _Function:
-        _forget_stale_code(Path(inspect.getfile(function)).parent)
         try:
             compiled = njit(error_model="numpy", nogil=True, cache=True, **options)(function)
+            # Next to the source, or where NUMBA_CACHE_DIR or numba itself puts it.
+            kept = compiled._cache.cache_path
+            _forget_stale_code(Path(inspect.getfile(function)).parent, Path(kept))
         except RuntimeError:  # no folder to keep compiled code in
             compiled = njit(error_model="numpy", nogil=True, **options)(function)
         return cast(_Function, compiled)
