@@ -32,6 +32,16 @@ def test_file_is_what_the_formulas_give(tmp_path, capsys):
     assert capsys.readouterr().out.strip().endswith("again.json")
 
 
+@pytest.mark.parametrize(("argument", "code"), [("--help", 0), ("--no-such-option", 2)])
+def test_options_are_no_files(tmp_path, monkeypatch, capsys, argument, code):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as caught:
+        main([argument])
+    assert caught.value.code == code
+    assert "python -m rlhfsim.golden" in "".join(capsys.readouterr())
+    assert not list(tmp_path.iterdir())
+
+
 def test_nearest_double_of_a_number_halfway_is_the_even_one():
     with mpmath.workdps(300):
         half = mpmath.mpf(1) + mpmath.mpf(2) ** -53

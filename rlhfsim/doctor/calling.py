@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 import sys
 import warnings
 from collections.abc import Callable, Mapping
@@ -17,6 +18,12 @@ from rlhfsim.golden import COLUMNS, Case, Method
 
 #: Step of the differences that stand for derivatives where there is no autograd.
 STEP = 2.0**-9
+
+#: Batches whose log ratios are beyond what training meets.
+EXTREME = ("large", "wide", "long")
+#: Batches on which arithmetic that fails counts as nan: `math.exp` overflows where numpy and torch
+#: return inf, and dividing by n - 1 fails for a single row.
+_FAILING = (*EXTREME, "one row")
 
 Loss = Callable[..., Any]
 
@@ -88,7 +95,9 @@ def arguments(function: Loss, method: Method) -> Arguments:
 def choose_backend(function: Loss, given: Arguments, case: Case) -> str:
     """Return "torch" or "numpy", whichever the function takes.
 
-    torch comes first where it has been imported, as it is by any module that uses it.
+    torch comes first where it has been imported, as it is by any module that uses it.  A function
+    that makes no tensor of tensors is run on arrays if it uses no torch there: it need not have a
+    gradient of autograd.
 
     Raises
     ------
@@ -100,7 +109,9 @@ def choose_backend(function: Loss, given: Arguments, case: Case) -> str:
     for backend in order:
         try:
             if backend == "torch":
-                _torch_call(function, given, case, 8)
+                result, _ = _torch_call(function, given, case, 8)
+                if not hasattr(result, "detach") and _runs_without_torch(function, given, case):
+                    return "numpy"
             else:
                 _number(_call(function, given, case, _arrays(case, np.dtype(np.float64))), case)
         except _UnusableError as error:
@@ -108,6 +119,27 @@ def choose_backend(function: Loss, given: Arguments, case: Case) -> str:
         else:
             return backend
     raise ValueError(f"function cannot be run; {'; '.join(reasons)}")
+
+
+def _runs_without_torch(function: Loss, given: Arguments, case: Case) -> bool:
+    """Return whether the function takes arrays and calls nothing of torch for them."""
+    from torch.overrides import TorchFunctionMode
+
+    calls = []
+
+    class Watch(TorchFunctionMode):
+        def __torch_function__(
+            self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+        ) -> Any:
+            calls.append(func)
+            return func(*args, **(kwargs or {}))
+
+    try:
+        with Watch():
+            _number(_call(function, given, case, _arrays(case, np.dtype(np.float64))), case)
+    except _UnusableError:
+        return False
+    return not calls
 
 
 def answer(
@@ -143,7 +175,10 @@ def answer(
 
 
 def _call(function: Loss, given: Arguments, case: Case, arrays: Mapping[str, Any]) -> Any:
-    """Return what the function returns, in peace from its warnings."""
+    """Return what the function returns, in peace from its warnings.
+
+    nan where its arithmetic fails on a batch on which it may.
+    """
     keywords = {name: case.settings[name] for name in given.settings}
     keywords |= {name: arrays[name] for name in given.columns}
     try:
@@ -151,7 +186,17 @@ def _call(function: Loss, given: Arguments, case: Case, arrays: Mapping[str, Any
             warnings.simplefilter("ignore")
             return function(*(arrays[name] for name in COLUMNS), case.beta, **keywords)
     except Exception as error:
+        if case.batch in _FAILING and _is_arithmetic(error):
+            return math.nan
         raise _UnusableError(f"{type(error).__name__}: {error}") from error
+
+
+def _is_arithmetic(error: Exception) -> bool:
+    """Return whether a number was out of range: the module math calls `log(0)` a ValueError."""
+    domain = ("math domain error", "expected a positive input")
+    return isinstance(error, ArithmeticError) or (
+        type(error) is ValueError and str(error).startswith(domain)
+    )
 
 
 def _arrays(case: Case, dtype: np.dtype[Any]) -> dict[str, Any]:
@@ -165,10 +210,18 @@ def _number(result: Any, case: Case) -> tuple[float, int, bool]:
             f"it returns a {type(result).__name__}; it must return the mean loss alone, "
             "for example through lambda *a, **k: f(*a, **k)[0].mean()"
         )
+    if result is None:
+        raise _UnusableError("it returns None, which is no number (its return may be missing)")
     if hasattr(result, "detach"):
         result = _as_array(result)
     try:
         values = np.asarray(result)
+        if values.dtype.kind in "SU" or any(
+            entry is None or isinstance(entry, str | bytes)
+            for entry in (values.flat if values.dtype == object else ())
+        ):
+            # numpy would read "0.5" as a number, and None as nan.
+            raise TypeError
         floats: FloatArray = np.asarray(values, dtype=np.float64)
     except (TypeError, ValueError, RuntimeError):
         raise _UnusableError(f"it returns a {type(result).__name__}, which is no number") from None

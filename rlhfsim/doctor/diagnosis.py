@@ -28,8 +28,6 @@ _TOLERANCES = {8: Tolerance(1e-9, 1e-11), 4: Tolerance(1e-4, 1e-6)}
 _DIFFERENCES, _ROUNDING = Tolerance(1e-6, 1e-8), 1e-11
 #: How close a fault's own formula must be, which other programs compute in other ways.
 _MATCH = Tolerance(1e-5, 1e-8)
-#: Batches whose log ratios are beyond what training meets.
-_EXTREME = ("large", "wide", "long")
 
 UNREDUCED = Fault(
     "one loss per comparison",
@@ -40,6 +38,13 @@ UNSTABLE = Fault(
     "unstable for large log ratios",
     "The loss is right for moderate log ratios and wrong for large ones: exp overflows or the "
     "argument of a logarithm rounds to 0. Use logsigmoid (softplus) of the difference.",
+    lambda case: None,
+)
+CLIPPED = Fault(
+    "clipped log ratio",
+    "The loss is right for moderate log ratios and finite, but wrong, for large ones: a log ratio, "
+    "an exponent, the difference or the argument of the logarithm is cut off or bounded, at none "
+    "of the usual values.",
     lambda case: None,
 )
 
@@ -221,6 +226,10 @@ class _Found(NamedTuple):
     alternatives: tuple[str, ...]
 
 
+#: Only what it does not do is known: overflow.
+_CLIPPED = _Found(CLIPPED, False, ())
+
+
 def _find(double: Sequence[_Trial], trials: Sequence[_Trial], per_row: bool) -> _Found:
     """Return the fault of a loss that disagrees somewhere."""
     if all(trial.agrees for trial in trials):
@@ -229,7 +238,7 @@ def _find(double: Sequence[_Trial], trials: Sequence[_Trial], per_row: bool) -> 
     if not all(trial.agrees for trial in double):
         found = _in_catalogue(double)
     if found.fault is None and _only_extremes(trials):
-        found = _Found(UNSTABLE, True, ())
+        found = _Found(UNSTABLE, True, ()) if _unstable(double, trials) else _CLIPPED
     if found.fault is None:
         found = _nearest(double)
     return _and_unreduced(found) if per_row and found.fault is not None else found
@@ -245,9 +254,16 @@ def _and_unreduced(found: _Found) -> _Found:
     return found._replace(fault=fault)
 
 
+def _unstable(double: Sequence[_Trial], trials: Sequence[_Trial]) -> bool:
+    """Return whether a number overflows, or only single precision is too short."""
+    return all(trial.agrees for trial in double) or not all(
+        trial.answer.outcome.finite for trial in trials
+    )
+
+
 def _only_extremes(trials: Sequence[_Trial]) -> bool:
     """Return whether the moderate cases agree, all of them, so that only range is at fault."""
-    return all(trial.agrees for trial in trials if trial.case.batch not in _EXTREME)
+    return all(trial.agrees for trial in trials if trial.case.batch not in calling.EXTREME)
 
 
 def _in_catalogue(double: Sequence[_Trial]) -> _Found:

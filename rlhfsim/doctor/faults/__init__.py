@@ -4,7 +4,7 @@
 case, the first one names them.
 """
 
-from rlhfsim.doctor.faults import inputs, kto, links, methods, outers, reduction
+from rlhfsim.doctor.faults import inputs, kto, links, methods, numbers, outers, reduction
 from rlhfsim.doctor.faults.base import Fault, Finish, right
 
 #: Faults that can come on top of any other one.
@@ -16,6 +16,7 @@ FAULTS: tuple[Fault, ...] = (
     *kto.FAULTS,
     *(finish.fault for finish in FINISHES),
     *inputs.FAULTS,
+    *numbers.FAULTS,
     *methods.settings_ignored(),
     *methods.other_methods(),
 )

@@ -81,12 +81,14 @@ def _references_swapped(case: Case) -> Outcome | None:
     return right(_with_columns(case, {_RC: _RR, _RR: _RC}))
 
 
-def _no_reference(case: Case) -> Outcome | None:
-    if not _has_reference(case):
-        return None
-    zeros = (0.0,) * case.size
-    columns = dict(case.columns) | {_RC: zeros, _RR: zeros}
-    return right(replace(case, columns=MappingProxyType(columns)))
+def _without_reference(*names: str) -> Callable[[Case], Outcome | None]:
+    def outcome(case: Case) -> Outcome | None:
+        if not _has_reference(case):
+            return None
+        columns = dict(case.columns) | dict.fromkeys(names, (0.0,) * case.size)
+        return right(replace(case, columns=MappingProxyType(columns)))
+
+    return outcome
 
 
 def _reference_times(count: float) -> Callable[[Case], Outcome | None]:
@@ -140,7 +142,17 @@ FAULTS: tuple[Fault, ...] = (
     Fault(
         "reference ignored",
         "log pi stands where log pi - log p should: the reference is not subtracted.",
-        _no_reference,
+        _without_reference(_RC, _RR),
+    ),
+    Fault(
+        "reference of the chosen response ignored",
+        "The reference is subtracted for the rejected response only.",
+        _without_reference(_RC),
+    ),
+    Fault(
+        "reference of the rejected response ignored",
+        "The reference is subtracted for the chosen response only.",
+        _without_reference(_RR),
     ),
     Fault(
         "policy and reference exchanged",

@@ -100,6 +100,39 @@ def _clip_each(factor: float) -> Callable[[Anatomy, Case], Anatomy]:
     return change
 
 
+def _one_bound(lower: bool) -> Callable[[Anatomy, Case], Anatomy | None]:
+    """Return the change to a clip of the difference from one side alone."""
+
+    def change(a: Anatomy, case: Case) -> Anatomy | None:
+        if a.clip is None:
+            return None
+        low, high = (-a.clip, np.inf) if lower else (-np.inf, a.clip)
+        outer = Curve(
+            lambda h: a.outer.value(np.clip(h, low, high)),
+            lambda h: np.where((h >= low) & (h <= high), a.outer.slope(h), 0.0),
+        )
+        return replace(a, clip=None, outer=outer)
+
+    return change
+
+
+def _bounds_exchanged(a: Anatomy, case: Case) -> Anatomy:
+    alpha, gamma = case.settings["alpha"], case.settings["gamma"]
+    return replace(
+        a,
+        score=_practical(
+            lambda u: np.clip(alpha * u, -20.0, 88.0),
+            lambda u: _between(-20.0, 88.0, alpha * u, alpha),
+            gamma,
+        ),
+    )
+
+
+def _exponential_detached(a: Anatomy, case: Case) -> Anatomy:
+    linear = case.settings["gamma"]
+    return replace(a, score=Curve(a.score.value, lambda u: np.full_like(u, linear)))
+
+
 def _clip_times(factor: Callable[[Anatomy], float]) -> Callable[[Anatomy, Case], Anatomy | None]:
     def change(a: Anatomy, case: Case) -> Anatomy | None:
         return None if a.clip is None else replace(a, clip=a.clip * factor(a))
@@ -147,6 +180,19 @@ FAULTS: tuple[Fault, ...] = (
         ),
     ),
     Fault(
+        "chi-squared with 1/2 twice",
+        "The link is w/2 + gamma log w; D_chi2 = E[(w - 1)^2]/2 has the derivative w - 1.",
+        changed(
+            lambda a, case: replace(a, score=_exponential(0.5, case.settings["gamma"])), *_CHIPO
+        ),
+    ),
+    Fault(
+        "detached exponential",
+        "The loss is right, but no gradient flows through the exponential of the log ratio: it is "
+        "detached, and the gradient is that of the linear term alone.",
+        changed(_exponential_detached, *_LINKS),
+    ),
+    Fault(
         "gamma on the wrong term",
         "gamma multiplies the exponential instead of the logarithm.",
         changed(
@@ -157,6 +203,16 @@ FAULTS: tuple[Fault, ...] = (
         "missing clip",
         "The scaled difference is not clipped to [-2 r_max, 2 r_max].",
         changed(lambda a, case: None if a.clip is None else replace(a, clip=None)),
+    ),
+    Fault(
+        "clip from below only",
+        "The scaled difference is cut off at -2 r_max and not at 2 r_max.",
+        changed(_one_bound(lower=True)),
+    ),
+    Fault(
+        "clip from above only",
+        "The scaled difference is cut off at 2 r_max and not at -2 r_max.",
+        changed(_one_bound(lower=False)),
     ),
     Fault(
         "clip applied to each ratio",
@@ -189,6 +245,11 @@ FAULTS: tuple[Fault, ...] = (
             ),
             "chipo_practical",
         ),
+    ),
+    Fault(
+        "bounds of the exponent exchanged",
+        "alpha log w is clipped to [-20, 88]; the bounds are -88 and 20.",
+        changed(_bounds_exchanged, "chipo_practical"),
     ),
     Fault(
         "exponent clipped before alpha",

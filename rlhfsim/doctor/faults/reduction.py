@@ -28,6 +28,14 @@ def _sum(outcome: Outcome, case: Case) -> Outcome:
     return outcome.times(case.size)
 
 
+def _over_fewer(outcome: Outcome, case: Case) -> Outcome:
+    """Return the sum over n - 1, which is nothing for a single row."""
+    if case.size == 1:
+        lost = np.full(1, np.nan)
+        return Outcome(math.nan, None if outcome.gradient is None else (lost, lost))
+    return outcome.times(case.size / (case.size - 1))
+
+
 FINISHES: tuple[Finish, ...] = (
     Finish("sum instead of mean", "The losses are added up; trainers take their mean.", _sum),
     Finish(
@@ -49,6 +57,11 @@ FINISHES: tuple[Finish, ...] = (
         "detached chosen responses",
         "No gradient reaches the chosen responses: their log-probabilities are detached.",
         lambda outcome, case: _without(outcome, True, False),
+    ),
+    Finish(
+        "division by n - 1",
+        "The sum of the losses is divided by n - 1, as a variance is; their mean divides by n.",
+        _over_fewer,
     ),
     Finish(
         "half the mean",
