@@ -14,12 +14,12 @@ from rlhfsim.data import PairCounts, PreferenceData
 from rlhfsim.divergences import KL, ChiSquared
 from rlhfsim.inference import win_rate
 from rlhfsim.instances import random_bandit
-from rlhfsim.learners.base import Learned
+from rlhfsim.learners.base import Learned, Learner
 from rlhfsim.learners.catalogue import LEARNERS, Representative, Setting, setting_for
 from rlhfsim.randomness import generator_for
 from rlhfsim.sampling import sample_preferences
 
-#: Columns of `table`, and the attributes of `Compared` they show.
+#: Columns of `markdown`, and the attributes of `Compared` they show.
 COLUMNS = ("learner", "regret", "gain", "win rate", "KL", "χ²", "C", "residual")
 
 
@@ -51,14 +51,29 @@ class Compared:
         )
 
 
+@dataclass(frozen=True)
+class Failed:
+    """A learner whose estimate these data do not determine, and what it said."""
+
+    key: str
+    name: str
+    reason: str
+
+    def row(self) -> tuple[str, ...]:
+        """Return the cells of `COLUMNS`: the name, with the reason behind it, and no numbers."""
+        return (f"{self.name}: {self.reason}", *("" for _ in COLUMNS[1:]))
+
+
 def compare(
     bandit: ContextualBandit,
     data: PreferenceData | PairCounts,
     setting: Setting,
     rng: np.random.Generator,
     learners: Sequence[Representative] = LEARNERS,
-) -> list[Compared]:
+) -> list[Compared | Failed]:
     """Return what each learner makes of the same data.
+
+    With few data some estimates do not exist; such a learner has a `Failed` in its place.
 
     Parameters
     ----------
@@ -72,33 +87,42 @@ def compare(
 
     Returns
     -------
-    list of Compared, in the order of the learners
+    list of Compared or Failed, in the order of the learners
 
     Raises
     ------
+    ValueError
+        If `rng` is no generator.
     ValueError, LearnerError, MLEDoesNotExistError
-        What the learners raise.
+        What the first learner raises, if all of them do.
     """
     checks.generator("rng", rng)
-    return [
-        _compared(bandit, data, setting, own, r)
-        for own, r in zip(learners, rng.spawn(len(learners)), strict=True)
-    ]
+    rows: list[Compared | Failed] = []
+    first: ValueError | RuntimeError | None = None
+    for own, r in zip(learners, rng.spawn(len(learners)), strict=True):
+        learner = own.build(setting)
+        try:
+            rows.append(_compared(bandit, data, own.key, learner, r))
+        except (ValueError, RuntimeError) as error:
+            first = first or error
+            rows.append(Failed(own.key, learner.name, " ".join(str(error).split())))
+    if first is not None and all(isinstance(row, Failed) for row in rows):
+        raise first
+    return rows
 
 
 def _compared(
     bandit: ContextualBandit,
     data: PreferenceData | PairCounts,
-    setting: Setting,
-    representative: Representative,
+    key: str,
+    learner: Learner,
     rng: np.random.Generator,
 ) -> Compared:
-    learner = representative.build(setting)
     p, rho = bandit.reference, bandit.prompt_dist
     learned = learner.fit(data, p, prompt_dist=rho, rng=rng)
     pi = learned.policy
     return Compared(
-        key=representative.key,
+        key=key,
         name=learner.name,
         learned=learned,
         regret=float(bandit.regret(pi)),
@@ -117,7 +141,7 @@ def comparison(
     beta: float,
     seed: int,
     learners: Sequence[Representative] = LEARNERS,
-) -> list[Compared]:
+) -> list[Compared | Failed]:
     """Draw `n` preferences and compare the learners on them; all from one seed.
 
     Parameters
@@ -148,8 +172,10 @@ def default_bandit() -> ContextualBandit:
     return random_bandit(10, 8, np.random.default_rng(0), skew=2.0)
 
 
-def markdown(rows: Sequence[Compared]) -> str:
+def markdown(rows: Sequence[Compared | Failed]) -> str:
     """Return the table of `COLUMNS` in Markdown."""
     lines = ["| " + " | ".join(COLUMNS) + " |", "|---" + "|---:" * (len(COLUMNS) - 1) + "|"]
-    lines += ["| " + " | ".join(row.row()) + " |" for row in rows]
+    # A bar in a reason, such as an absolute value, would end the cell.
+    cells = ([cell.replace("|", r"\|") for cell in row.row()] for row in rows)
+    lines += ["| " + " | ".join(row) + " |" for row in cells]
     return "\n".join(lines) + "\n"

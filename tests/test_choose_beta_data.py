@@ -166,6 +166,29 @@ def test_scores_are_held_out_likelihoods(settings, data, bandit):
     assert choice.certificate["difference_error"][choice.scores.argmax()] == 0
 
 
+def test_folds_of_two_sizes_hold_out_every_row_once(bandit):
+    data = sample_preferences(bandit, 203, np.random.default_rng(1))
+    choice = choose_beta(
+        HoldOut(GRID, 4), lambda beta: RLHF(beta, KL(), Tabular(ridge=beta)), data,
+        bandit.reference, rng=np.random.default_rng(2),
+    )  # fmt: skip
+    assert choice.certificate["held_out"] == count_pairs(data).count.sum()
+
+
+def test_the_reason_counts_what_is_within_two_standard_errors():
+    bandit = random_bandit(3, 4, np.random.default_rng(0))
+    data = sample_preferences(bandit, 200, np.random.default_rng(1))
+    choice = choose_beta(
+        HoldOut(GRID), lambda beta: RLHF(beta, KL(), Tabular(ridge=beta)), data,
+        bandit.reference, rng=np.random.default_rng(2),
+    )  # fmt: skip
+    lost = choice.scores.max() - choice.scores
+    error = choice.certificate["difference_error"]
+    one, two = (lost <= error).sum() - 1, (lost <= 2.0 * error).sum() - 1
+    assert one < two
+    assert f"{two} of the others are within two standard errors" in choice.reason
+
+
 @pytest.mark.parametrize("divergence", [KL(), MIXED], ids=repr)
 @pytest.mark.parametrize("implicit", [False, True])
 def test_flat_likelihoods_are_not_decided(divergence, implicit, data, bandit):
@@ -510,6 +533,18 @@ def test_every_rule(rule, judged, bandit, data):
     # What is chosen can be fitted.
     learned = RLHF(choice.beta, ChiSquared(), BOX).fit(data, bandit.reference)
     assert learned.beta == choice.beta
+
+
+def test_of_equal_values_the_search_of_the_oracle_starts_from_the_largest_beta(data, bandit):
+    """As the exact path does."""
+    best = 0.5 * (bandit.optimal_policy() + bandit.reference)
+
+    def family(beta):
+        return BestPolicy(beta, (best if beta >= GRID[4] else bandit.reference,))
+
+    choice = choose_beta(Oracle(bandit, GRID), family, data, bandit.reference)
+    assert not choice.certificate["certified"]
+    assert choice.beta == GRID[-1]
 
 
 def test_rules_that_do_not_count_take_laws(bandit):

@@ -94,6 +94,34 @@ def test_verdicts(claim, verdict, passed):
     assert (result.source, result.formula) == (claim.source, claim.formula)
 
 
+def test_sides_that_are_not_numbers_are_told():
+    def holed(x):
+        return np.where(x.weight > 0.5, np.nan, 0.0)
+
+    hole = dataclasses.replace(PINSKER, left=holed).check(1500, 0)
+    assert (hole.verdict, hole.passed, hole.worst) == ("VIOLATED", False, np.inf)
+    count = int(re.fullmatch(r"left is not a number at (\d+) of 1501", hole.details).group(1))
+    assert 0 < count < 1500
+    both = dataclasses.replace(
+        PINSKER, left=lambda x: np.nan, right=lambda x: np.nan, witness=None,
+        no_witness="none", instances=Pairs,
+    ).check(10, 0)  # fmt: skip
+    assert both.details == "left is not a number at 10 of 10, right is not a number at 10 of 10"
+    assert PINSKER.check(100, 0).details == ""
+
+
+def test_what_is_not_a_number_refutes_nothing():
+    nothing = scaled(FALSE, np.nan).check(100, 0)
+    assert (nothing.verdict, nothing.passed) == ("not refuted", False)
+    assert nothing.details.startswith("right is not a number")
+
+    def holed(x):
+        return np.where(x.weight > 0.5, np.nan, FALSE.right(x))
+
+    partly = dataclasses.replace(FALSE, right=holed).check(1500, 0)
+    assert (partly.verdict, partly.passed) == ("false", True)
+
+
 def test_a_violation_by_the_witness_alone_counts():
     """The sample has no instance this close to disjoint supports; the witness is."""
     bretagnolle_huber = next(c for c in DIVERGENCE_CLAIMS if c.name == "Bretagnolle-Huber")

@@ -1,5 +1,6 @@
 """Claims of a user's own: from a file to `claims`, `check` and `break`; kinds and witnesses."""
 
+import re
 import sys
 from dataclasses import replace
 
@@ -178,6 +179,23 @@ def test_what_a_users_claim_raises_is_bad_input(file, capsys, side, message):
     code, out, err = run(capsys, "check", "my_claims.py")
     assert (code, out) == (2, "")
     assert err.startswith(f"rlhfsim: error: while checking the claim 'bad': {message}")
+
+
+def test_break_tells_a_search_without_a_ratio_from_one_without_a_violation(file, capsys):
+    file.write_text(
+        "import numpy as np\n"
+        "from rlhfsim.claims import Claim, Pairs\n"
+        "none = Claim('none', 'f', 's', 'upper', lambda x: np.nan, lambda x: 1.0,\n"
+        "             instances=Pairs, no_witness='none')\n"
+        "some = Claim('some', 'f', 's', 'upper', lambda x: np.where(x.weight > .5, np.nan, .3),\n"
+        "             lambda x: 1.0, instances=Pairs, no_witness='none')\n"
+    )
+    code, out, err = run(capsys, "break", "my_claims.py:none", "--seconds", "0.1")
+    assert (code, out) == (2, "")
+    assert "claim 'none' has a ratio at none of" in err
+    code, out, _ = run(capsys, "break", "my_claims.py:some", "--seconds", "0.1")
+    assert code == 1
+    assert re.search(r"no violation in \d+ instances; largest ratio 0.3 \(\d+ had none\)", out)
 
 
 # ---- kinds and witnesses -------------------------------------------------------------------------

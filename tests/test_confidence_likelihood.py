@@ -25,6 +25,7 @@ from rlhfsim.rewards.confidence import (
     tabular_likelihood_set,
     wilks_radius,
 )
+from rlhfsim.rewards.confidence.finite_likelihood import FiniteLikelihoodSet
 
 SEEDS = st.integers(0, 2**32 - 1)
 
@@ -64,6 +65,12 @@ def test_finite_set_is_the_enumeration_of_its_definition():
     np.testing.assert_array_equal(least.reward, rewards[inside][values.argmin()])
     assert least.gap == 0.0
     assert isinstance(found, ConfidenceSet)
+
+
+def test_a_finite_set_of_radius_0_is_the_most_likely_reward():
+    model = FiniteClass(np.array([[[0.0, 1.0]], [[1.0, 0.0]]]))
+    found = FiniteLikelihoodSet(counts_of([[[0, 0], [1, 0]]]), model, 0.0)
+    np.testing.assert_array_equal(found.members, [0])
 
 
 @pytest.mark.parametrize("prompts", [1, 19])

@@ -251,6 +251,23 @@ def test_sides_that_are_not_numbers_or_are_refused_are_no_violation():
     found = falsify(claim, budget=5_000)
     assert not found.violated
     assert found.shrunk_from.ratio == pytest.approx(0.5, rel=1e-3)
+    assert 0 < found.without_ratio < found.evaluations
+    assert falsify(replace(claim, left=lambda x: x.weight), budget=1_000).without_ratio == 0
+
+
+@pytest.mark.parametrize(
+    ("left", "reason"),
+    [
+        (lambda x: 1 / 0, "at the last, ZeroDivisionError: division by zero"),
+        (lambda x: np.ones(len(x) + 1), r"left of claim 'no ratio' has shape \(2,\)"),
+        (lambda x: np.full(len(x), np.nan), "at the last, left is not a number"),
+    ],
+)
+def test_a_search_without_a_ratio_is_no_evidence(left, reason):
+    claim = Claim("no ratio", "f", "test", "upper", left, lambda x: 1.0,
+                  instances=Pairs, no_witness="none")  # fmt: skip
+    with pytest.raises(ValueError, match=rf"'no ratio' has a ratio at none of \d+ .*{reason}"):
+        falsify(claim, budget=100)
 
 
 def test_a_violation_stands_that_depends_on_a_tie():
@@ -345,6 +362,7 @@ def test_instances_that_the_family_calls_invalid_are_dropped():
     assert found.violated
     assert found.shrunk_from.ratio == pytest.approx(2, rel=1e-3)
     assert found.instance.weight[0] <= 0.5
+    assert found.without_ratio == 0
 
 
 def test_interior_distributions_keep_their_mass():

@@ -33,7 +33,7 @@ from rlhfsim.games import (
     unilateral_concentrability,
 )
 from rlhfsim.games.exact_program import exact_winner, maximize
-from rlhfsim.games.solution import require_equilibrium
+from rlhfsim.games.solution import require_equilibrium, rounding
 from rlhfsim.preferences.examples import PREFERENCE_MODELS
 
 EPS = np.finfo(np.float64).eps
@@ -298,6 +298,12 @@ def test_a_bad_certificate_raises_and_keeps_what_was_reached():
         require_equilibrium(NashSolution(policy, np.array([np.nan, 0]), np.zeros(2), tolerance))
     with pytest.raises(GameError, match=r"least mass -0\.5"):
         require_equilibrium(NashSolution([1.5, -0.5], np.zeros(()), np.zeros(()), np.ones(())))
+
+
+def test_a_sum_ten_roundings_off_is_no_policy():
+    off = np.array([0.5, 0.5 + 10.0 * rounding(2)])
+    with pytest.raises(GameError, match="sum"):
+        require_equilibrium(NashSolution(off, np.zeros(()), np.zeros(()), np.ones(())))
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(2, 6))

@@ -23,6 +23,7 @@ from rlhfsim.games import (
     GameError,
     advantage,
     duality_gap,
+    iterations,
     iterative_chi_po,
     minimax_winner,
     nash_md,
@@ -123,6 +124,15 @@ def test_grids_batches_and_starts_change_nothing(divergence):
         np.testing.assert_allclose(warm.policy, grid.policy[1], atol=1e-12)
 
 
+@pytest.mark.parametrize("divergence", DIVERGENCES, ids=repr)
+def test_starts_far_away_change_nothing(divergence):
+    l, p = problem(10, 5, 5)
+    cold = solve_nash(l, p, divergence, 0.01)
+    far = 1000.0 * np.random.default_rng(6).standard_normal(p.shape)
+    warm = solve_nash(l, p, divergence, 0.01, start=far)
+    np.testing.assert_allclose(warm.policy, cold.policy, atol=1e-12)
+
+
 @pytest.mark.parametrize("kind", ["generic", "ties"])
 def test_small_beta_gives_the_winner_nearest_to_the_reference(kind):
     l, p = problem(12, 5, 5, kind)
@@ -153,6 +163,14 @@ def test_large_beta_gives_the_reference():
             if divergence in (KL(), ChiSquared()):
                 np.testing.assert_allclose(policy, first, atol=5 / beta**2 + 1e-15)
             np.testing.assert_allclose(policy, p, atol=scale / beta)
+
+
+@pytest.mark.parametrize("divergence", DIVERGENCES, ids=repr)
+def test_equilibria_at_a_huge_beta_are_certified(divergence):
+    """Rounding makes eps beta of penalties near 0, and that is no failure."""
+    l, p = problem(10, 5, 5)
+    solution = solve_nash(l, p, divergence, 1e20)
+    np.testing.assert_allclose(solution.policy, p, atol=1e-15)
 
 
 def test_two_responses_are_a_bandit():
@@ -348,6 +366,23 @@ def test_nash_md_mixes_geometrically():
         np.testing.assert_allclose(
             trace.regularized_gap[25], regularized_gap(policy, l, p, KL(), beta), atol=1e-12
         )
+
+
+def test_the_longest_step_of_nash_md_keeps_nothing_of_the_policy():
+    """With eta beta = 1 what is left is the answer to the reference."""
+    l, p = problem(3, 4, 9)
+    trace = nash_md(l, p, 0.5, 1, step=2.0)
+    weight = p * np.exp(2.0 * np.einsum("xyz,xz->xy", l, p))
+    np.testing.assert_allclose(trace.policy, weight / weight.sum(axis=1, keepdims=True), atol=1e-14)
+
+
+def test_gaps_that_are_judged_in_parts_are_those_of_all_iterates(monkeypatch):
+    l, p = problem(3, 4, 9)
+    whole = nash_md(l, p, 0.5, 30)
+    monkeypatch.setattr(iterations, "_ENTRIES", 7 * (l.size + p.size))
+    parts = nash_md(l, p, 0.5, 30)
+    for name in ("gap", "average_gap", "regularized_gap"):
+        np.testing.assert_array_equal(getattr(parts, name), getattr(whole, name))
 
 
 def test_iterative_chi_po_maximises_what_it_says():

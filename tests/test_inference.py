@@ -64,6 +64,16 @@ def test_small_masses_of_hopeless_responses_keep_their_digits():
             assert policy[y] == pytest.approx(float(exact), rel=1e-13)
 
 
+@pytest.mark.parametrize("gap", [60.0, 100.0])
+@pytest.mark.parametrize("rare", [1e-20, 1e-40, 1e-80])
+def test_a_rare_response_that_is_worse_keeps_its_digits(gap, rare):
+    """Of two draws: both are the rare worse one, or it is taken beside the better one."""
+    found = soft_best_of_n([1.0 - rare, rare], [0.0, -gap], 2, 1.0)
+    share = math.exp(-gap) / (1.0 + math.exp(-gap))
+    expected = rare * rare + 2.0 * rare * (1.0 - rare) * share
+    assert found[1] == pytest.approx(expected, rel=1e-11, abs=0.0)
+
+
 @pytest.mark.parametrize("n", [1, 2, 30, 10**5])
 def test_cold_choices_are_best_of_n(n):
     rng = np.random.default_rng(1)
@@ -179,6 +189,13 @@ def test_pessimism_tends_to_the_chi_squared_optimum_and_best_of_n_does_not():
     assert gains[2] - gains[0] > 0.3
     grid = inference_time_pessimism(p, r, 3, np.array([0.7, 2.0])[:, None])
     np.testing.assert_array_equal(grid[0], few)
+
+
+def test_what_the_reference_lacks_bounds_no_ratio_however_good_it_looks():
+    p, r = [0.5, 0.2, 0.3, 0.0], [0.0, 1.0, 0.3, 50.0]
+    whole = inference_time_pessimism(p, r, 3, 0.5)
+    np.testing.assert_array_equal(whole[:3], inference_time_pessimism(p[:3], r[:3], 3, 0.5))
+    assert whole[3] == 0.0
 
 
 # ---- win rates -----------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """Every learner of the list, through the one protocol: on random instances and a judged table."""
 
+import functools
 import itertools
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import pytest
 
 from rlhfsim import ContextualBandit, PreferenceData, example_table, random_bandit
 from rlhfsim.cli import main
-from rlhfsim.comparison import COLUMNS, comparison, markdown
+from rlhfsim.comparison import COLUMNS, Failed, comparison, markdown
 from rlhfsim.data import DemonstrationData
 from rlhfsim.learners import LEARNERS, Learner, setting_for
 from rlhfsim.sampling import sample_preferences
@@ -143,6 +144,30 @@ def test_comparison_is_exact_and_reproducible():
     lines = markdown(rows).splitlines()
     assert len(lines) == 2 + len(entries)
     assert all(line.count("|") == len(COLUMNS) + 1 for line in lines)
+
+
+def test_a_learner_that_fails_is_a_row_with_its_reason(monkeypatch, capsys):
+    bandit = BANDITS["random"]
+    entries = [by_key["rlhf-kl"], by_key["dpo-log-linear"], by_key["best-of-n"]]
+    rows = comparison(bandit, n=1, beta=0.5, seed=0, learners=entries)
+    assert [isinstance(row, Failed) for row in rows] == [False, True, False]
+    assert rows[1].key == "dpo-log-linear"
+    lines = markdown([*rows, Failed("x", "mine", "|a| is 2")]).splitlines()
+    assert rows[1].reason
+    assert lines[3].startswith(f"| {rows[1].name}: {rows[1].reason}"[:60])
+    assert all(line.replace(r"\|", "").count("|") == len(COLUMNS) + 1 for line in lines)
+    # The others have what they have without it, but for their own generators.
+    (alone,) = comparison(bandit, n=1, beta=0.5, seed=0, learners=entries[:1])
+    assert alone.row() == rows[0].row()
+    few = functools.partial(comparison, learners=entries)
+    monkeypatch.setattr("rlhfsim.comparison.comparison", few)
+    for arguments in (["--n", "1"], ["--n", "1", "--markdown"]):
+        code, out, _ = run(capsys, *arguments)
+        assert code == 0
+        assert "ridge=" in out
+    with pytest.raises((ValueError, RuntimeError)) as failed:
+        comparison(bandit, n=1, beta=0.5, seed=0, learners=[entries[1]])
+    assert " ".join(str(failed.value).split()) == rows[1].reason
 
 
 @pytest.mark.parametrize(

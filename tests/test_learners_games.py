@@ -11,6 +11,7 @@ from rlhfsim import (
     ChiSquared,
     ContextualBandit,
     PreferenceData,
+    Tabular,
     borda_scores,
     population_pairs,
     random_preference,
@@ -26,11 +27,12 @@ from rlhfsim.games import (
     self_play,
     solve_nash,
 )
-from rlhfsim.learners import Learner
+from rlhfsim.learners import RLHF, Learner
 from rlhfsim.learners.games import (
     IterativeChiPO,
     MinimaxWinner,
     NashMD,
+    OnLaw,
     RegularizedNash,
     SelfPlay,
 )
@@ -116,7 +118,12 @@ def test_they_play_the_estimated_game():
         (SelfPlay(30, 0.3, smoothing=2.0), self_play(game, p, 30, step=0.3).average),
         (SelfPlay(30, 0.3, False, 2.0), self_play(game, p, 30, step=0.3).policy),
         (NashMD(0.2, 30, smoothing=2.0), nash_md(game, p, 0.2, 30).policy),
+        (NashMD(0.2, 30, 0.5, 2.0), nash_md(game, p, 0.2, 30, step=0.5).policy),
         (IterativeChiPO(0.2, 30, 0.5, 2.0), iterative_chi_po(game, p, 0.2, 30, step=0.5).policy),
+        (
+            IterativeChiPO(0.2, 30, None, 2.0, ChiSquared()),
+            iterative_chi_po(game, p, 0.2, 30, divergence=ChiSquared()).policy,
+        ),
     ]
     for learner, expected in pairs:
         np.testing.assert_array_equal(fitted(learner, data, bandit).policy, expected)
@@ -125,6 +132,36 @@ def test_they_play_the_estimated_game():
     reward = fitted(RegularizedNash(0.2, mixed, 2.0), data, bandit)
     against = np.einsum("xyz,xz->xy", 2 * game.tensor() - 1, reward.policy)
     np.testing.assert_allclose(reward.reward, against, atol=1e-15)
+
+
+@pytest.mark.parametrize("average", [True, False])
+def test_estimated_gaps_of_self_play_are_those_of_what_it_returns(average):
+    model, bandit = problem(5)
+    data = sample_preferences(bandit, 500, np.random.default_rng(6), model=model)
+    learned = fitted(SelfPlay(9, average=average), data, bandit)
+    trace = self_play(estimated_preference(data), bandit.reference, 9)
+    assert not np.array_equal(trace.average_gap, trace.gap)
+    expected = trace.average_gap if average else trace.gap
+    np.testing.assert_array_equal(learned.diagnostics["estimated_gap"], expected)
+
+
+def test_the_residual_of_the_winner_is_its_largest_gap():
+    model, bandit = problem(5)
+    data = sample_preferences(bandit, 500, np.random.default_rng(6), model=model)
+    gap = minimax_winner(estimated_preference(data)).gap
+    assert fitted(MinimaxWinner(), data, bandit).residual == np.abs(gap).max()
+
+
+def test_a_learner_on_the_law_gets_the_weights_of_prompts():
+    model, bandit = problem(5)
+    law = population_pairs(bandit, model=model)
+    data = sample_preferences(bandit, 50, np.random.default_rng(6), model=model)
+    learner = RLHF(0.3, KL(), Tabular(ridge=0.1))
+    rho = [0.7, 0.2, 0.1]
+    found = OnLaw(learner, law).fit(data, bandit.reference, prompt_dist=rho)
+    known = learner.fit(law, bandit.reference, prompt_dist=rho)
+    assert found.objective is not None
+    assert found.objective == known.objective
 
 
 def test_infinite_data_give_the_true_equilibria():

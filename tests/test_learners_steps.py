@@ -10,6 +10,7 @@ from rlhfsim import (
     KL,
     BradleyTerry,
     ChiSquared,
+    ContextualBandit,
     Linear,
     PreferenceData,
     Tabular,
@@ -95,6 +96,16 @@ def test_kl_does_not_see_the_tokens_and_chi_squared_does(prefixes):
     assert rival < learned.objective - 1e-4
 
 
+def test_the_multiplier_is_that_of_the_first_token():
+    prefixes, mixed = TREES[0], ChiSquared() + KL()
+    learned = TokenRLHF(prefixes, 0.3, mixed, RIDGE).fit(
+        DATA, BANDIT.reference, prompt_dist=BANDIT.prompt_dist
+    )
+    fitted = ContextualBandit(BANDIT.prompt_dist, BANDIT.reference, learned.reward)
+    found = solve_steps(TokenTree.from_bandit(fitted, prefixes), mixed, 0.3)
+    np.testing.assert_array_equal(learned.diagnostics["multiplier"], found.multiplier[0][:, 0])
+
+
 @pytest.mark.parametrize("shown", [None, SHOWN], ids=["preferences", "demonstrations"])
 def test_names_of_responses_do_not_matter_if_the_tree_has_them_too(shown):
     def learner(prefixes, demos):
@@ -153,6 +164,11 @@ def test_only_what_the_reference_can_give_is_smoothed_over():
     # What was demonstrated counts, wherever it is.
     clone = clone_tokens(shown, prefixes, reference=[[0.0, 0.5, 0.5, 0.0]])
     np.testing.assert_allclose(sequence_policy(prefixes, clone), [[4 / 9, 2 / 9, 1 / 3, 0]])
+    # The learner hands its reference to the clone.
+    data = PreferenceData([0, 0], [0, 2], [2, 0], (1, 4))
+    learner = TokenDemonstrationRegularized(prefixes, shown, 1.0, model=RIDGE)
+    learned = learner.fit(data, [[0.5, 0.0, 0.5, 0.0]])
+    np.testing.assert_allclose(learned.diagnostics["behavior_policy"], [[2 / 3, 0, 1 / 3, 0]])
 
 
 @pytest.mark.parametrize("prefixes", TREES, ids=["4^2", "2^4"])
@@ -207,6 +223,22 @@ def test_one_step_of_a_process_is_the_bandit_to_the_bit():
         learned = learner.fit(DATA, BANDIT.reference)
         found = plan_around_clone(shown, mdp, 0.3, smoothing=smoothing, reward=[learned.reward])
         np.testing.assert_array_equal(found.policy[0], learned.policy)
+
+
+def test_unsmoothed_clones_of_a_process_are_uniform_where_no_trajectory_was():
+    shown = Trajectories([[0, 0, 1], [1, 2, 1]], [[0, 1, 0], [0, 0, 2]])
+    clone = clone_trajectories(shown, ragged_mdp(np.random.default_rng(0)), smoothing=0.0)
+    np.testing.assert_array_equal(clone[0], [[1.0, 0.0, 0.0], [1.0, 0.0, 0.0]])
+    np.testing.assert_array_equal(clone[1], [[0.0, 1.0], [0.5, 0.5], [1.0, 0.0]])
+    third = np.full(3, 1 / 3)
+    np.testing.assert_allclose(clone[2], [third, [0.5, 0.0, 0.5], third, third])
+
+
+def test_only_actions_that_the_reference_can_take_are_smoothed_over():
+    shown = Trajectories([[0, 0, 1], [1, 2, 1]], [[0, 1, 0], [0, 0, 2]])
+    clone = clone_trajectories(shown, ragged_mdp(np.random.default_rng(0), masked=True))
+    np.testing.assert_allclose(clone[0], [[2 / 3, 0.0, 1 / 3], [0.5, 0.25, 0.25]])
+    np.testing.assert_array_equal(clone[2][3], [0.0, 1.0, 0.0])
 
 
 def test_regret_around_a_clone_of_trajectories():

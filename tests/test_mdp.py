@@ -123,6 +123,17 @@ def test_occupancies_and_values_belong_together(seed):
     assert there[1].sum() == pytest.approx(1.0 - there[0][1] * policy[0][1, 1])
 
 
+def test_policies_that_differ_in_a_later_step_have_their_axis_in_every_step():
+    rng = np.random.default_rng(3)
+    mdp = ragged_mdp(rng)
+    one, two = random_policy(mdp, rng), random_policy(mdp, rng)
+    both = (one[0], one[1], np.stack([one[2], two[2]]))
+    there = occupancies(mdp, both)
+    assert [level.shape for level in there] == [(2, s) for s, _ in mdp.shapes]
+    for level, own in zip(there, occupancies(mdp, one), strict=True):
+        np.testing.assert_array_equal(level, np.broadcast_to(own, level.shape))
+
+
 def test_every_action_may_end_the_episode():
     half = np.full((2, 2), 0.5)
     mdp = FiniteHorizonMDP([0.5, 0.5], (np.full((2, 2), -1),), (np.ones((2, 2)),) * 2, (half, half))
@@ -197,15 +208,19 @@ def test_no_change_at_a_state_pays(divergence, masked):
 def test_the_certificate_is_the_sum_of_those_of_the_steps(divergence):
     mdp = random_mdp(4, 3, 3, np.random.default_rng(2))
     found = solve_steps(mdp, divergence, 0.3)
-    gaps, q = [], mdp.reward[3]
+    gaps, allowed, q = [], 0.0, mdp.reward[3]
     for h in (3, 2, 1, 0):
         step = solve(q, mdp.reference[h], divergence, 0.3)
         np.testing.assert_array_equal(found.values[h], step.value)
         gaps.append(np.abs(step.gap).max())
+        allowed += step.tolerance.max()
         if h:
             q = mdp.reward[h - 1] + np.matmul(mdp.transitions[h - 1], step.value[:, None])[..., 0]
+            # The sum of a reward and a mean of values is rounded.
+            allowed += 4 * np.finfo(np.float64).eps * np.abs(q).max()
     assert sum(gaps) > max(gaps)
-    assert found.gap == pytest.approx(sum(gaps), rel=1e-12)
+    assert found.gap == pytest.approx(sum(gaps), rel=1e-12, abs=0.0)
+    assert found.tolerance == pytest.approx(allowed, rel=1e-12, abs=0.0)
 
 
 def test_many_betas_at_once():
@@ -462,6 +477,32 @@ def test_prompts_that_do_not_occur_have_no_ratio():
     tree = TokenTree.from_bandit(bandit, PrefixTree.full(2, 1))
     for process in (tree, tree.as_mdp()):
         assert chi_squared_over_trajectories(process, 1.0).least_ratio == 0.5
+    bandit = ContextualBandit([1.0, 0.0], [[0.5, 0.5], [0.01, 0.99]], np.zeros((2, 2)))
+    tree = TokenTree.from_bandit(bandit, PrefixTree.full(2, 1))
+    for process, policy in ((tree, ([[[1.0, 0.0]]] * 2,)), (tree.as_mdp(), ([[1.0, 0.0]] * 2,))):
+        assert float(max_trajectory_concentrability(process, policy)) == 2.0
+
+
+def test_states_that_do_not_follow_have_no_ratio():
+    def process(mass):
+        """Return two steps, in which the second state of the second one has the given mass."""
+        reference = ([[1.0]], [[0.5, 0.5], [0.01, 0.99]])
+        rewards = ([[0.0]], [[1.0, 0.0], [-9.0, 9.0]])
+        return FiniteHorizonMDP([1.0], ([[[1.0 - mass, mass]]],), rewards, reference)
+
+    policy = ([[1.0]], [[1.0, 0.0], [1.0, 0.0]])
+    assert float(max_trajectory_concentrability(process(0.0), policy)) == 2.0
+    assert float(max_trajectory_concentrability(process(1e-9), policy)) == 100.0
+    assert chi_squared_over_trajectories(process(0.0), 1.0).least_ratio == 0.5
+    assert chi_squared_over_trajectories(process(1e-9), 1.0).least_ratio < -5.0
+
+
+def test_a_trajectory_that_ends_early_has_the_sum_of_its_own_advantages():
+    mdp = FiniteHorizonMDP(
+        [1.0], ([[-1, 0]],), ([[-4.0, 4.0]], [[1.0, -1.0]]), ([[0.5, 0.5]], [[0.5, 0.5]])
+    )
+    # The early end, of reward -4, is the least of all.
+    assert chi_squared_over_trajectories(mdp, 1.0).least_ratio == 1.0 - 4.0
 
 
 def test_what_the_reference_cannot_do_has_no_ratio():

@@ -22,6 +22,7 @@ from rlhfsim.mdp import (
     step_features,
     value,
 )
+from rlhfsim.mdp.trajectories import _drawn
 
 N = 20_000
 
@@ -69,6 +70,15 @@ def test_the_same_generator_draws_the_same(mdp):
     again = pickle.loads(pickle.dumps(one))
     np.testing.assert_array_equal(again.chosen.action, one.chosen.action)
     assert not again.chosen.action.flags.writeable
+
+
+def test_the_largest_uniform_number_finds_an_action_of_a_rounded_sum():
+    class Largest:
+        def random(self, shape):
+            return np.full(shape, np.nextafter(1.0, 0.0))
+
+    rows = np.array([[0.3, 0.7 - 5e-10], [0.5, 0.5]])
+    np.testing.assert_array_equal(_drawn(rows, Largest()), [1, 1])
 
 
 def test_labels_are_bradley_terry_on_sums_of_rewards(mdp):

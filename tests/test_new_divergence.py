@@ -8,7 +8,15 @@ import numpy as np
 import pytest
 from scipy.optimize import brentq
 
-from rlhfsim.divergences import KL, ChiSquared, Divergence, require_consistent
+from rlhfsim.divergences import (
+    KL,
+    AlphaDivergence,
+    ChiSquared,
+    Divergence,
+    SquaredHellinger,
+    require_consistent,
+)
+from rlhfsim.divergences.consistency import _stops_short
 from rlhfsim.solvers import SolverError, solve
 
 EPS = np.finfo(float).eps
@@ -175,6 +183,104 @@ def test_its_members_are_consistent_and_wrong_ones_are_refused():
 
     with pytest.raises(SolverError, match="no certified optimum"):
         solve([1.0, 0.0, 0.4], [0.2, 0.3, 0.5], WrongInverse(), 3.0)
+
+
+def lecam_inverse(score):
+    return 2 / np.sqrt(1 - score) - 1
+
+
+@pytest.mark.parametrize(
+    ("base", "members", "message"),
+    [
+        (LeCam, {"tail": lambda t: 2 / (t + 1)}, r"tail\(1e-06\) .* must be recession - link"),
+        (
+            LeCam,
+            {"tail": lambda t: np.where(t > 1e9, 1.01, 1) * (2 / (t + 1)) ** 2},
+            r"tail of .* does not fall as link rises: between the ratios 1e\+09",
+        ),
+        (LeCam, {"inverse_link": lambda s: 1 + lecam_inverse(s)}, "inverse_link .* invert link"),
+        (
+            LeCam,
+            {"inverse_link": lambda s: lecam_inverse(s) * (1 + 1e-9)},
+            "inverse_link .* does not invert link",
+        ),
+        (ExactLeCam, {"inverse_tail": lambda u: 2 / np.sqrt(u)}, "inverse_tail .* invert tail"),
+        (LeCam, {"inverse_tail": lambda u: 2 / np.sqrt(u)}, "inverse_tail .* invert tail"),
+        (LeCam, {"inverse_link": lecam_inverse}, r"inverse_link\(-4\) .* below link\(0\) .* be 0"),
+        (
+            LeCam,
+            {"inverse_link": lambda s: np.maximum(2 / np.sqrt(np.maximum(1 - s, 1e-20)) - 1, 0)},
+            r"inverse_link\(2\) .* above the recession it must be inf",
+        ),
+        (LeCam, {"recession": np.inf}, "recession of .* is inf; .* limit of link, which is 1.0"),
+        (LeCam, {"recession": "x"}, "recession of .* is 'x'; it must be a number above 0"),
+        (LeCam, {"recession": np.nan}, "recession of .* is nan; it must be a number above 0"),
+        (
+            ChiSquared,
+            {"perspective": lambda pi, p: (pi / p - 1) ** 2 / 2},
+            r"perspective\(2.5e-07, 0.25\) .* it must be p f\(pi/p\), which is 0.125",
+        ),
+        (
+            KL,
+            {"perspective": lambda pi, p: pi * np.log(pi / p) - pi + p},
+            r"generator\(0\) of .* is nan; it must be the limit of generator, which is 1.0",
+        ),
+    ],
+)
+def test_wrong_members_that_derivatives_do_not_show_are_named(base, members, message):
+    def method(function):
+        return (lambda _, *args: function(*args)) if callable(function) else function
+
+    wrong = type("Wrong", (base,), {name: method(value) for name, value in members.items()})()
+    with pytest.raises(ValueError, match=message):
+        require_consistent(wrong)
+
+
+def test_limits_are_told_from_slow_growth():
+    """`log log t` is 6.5 at 1e300, and without bound."""
+    far = np.log([1e75, 1e150, 1e300])
+    for unbounded in (far, np.log(far), np.exp(0.001 * far), np.array([1e200, np.inf, np.inf])):
+        assert not _stops_short(np.inf, unbounded)
+    for bounded in (1 - 1 / far, 1 - 1 / np.sqrt(far), 1 - np.exp(-far), -np.exp(-0.01 * far)):
+        assert _stops_short(np.inf, bounded)
+    for bounded in (1 - 1 / far, 1 - np.exp(-far), -np.expm1(-0.01 * far)):
+        assert not _stops_short(1.0, bounded)
+    assert _stops_short(1.1, 1 - np.exp(-far))
+
+
+class Neyman(Divergence):
+    """Half of `sum_y (pi - p)^2 / pi`, in formulas that raise at a plain 0.0."""
+
+    recession = 0.5
+
+    def perspective(self, policy, reference):
+        return (policy - reference) ** 2 / (2 * policy)
+
+    def link(self, ratio):
+        return (1 - 1 / ratio**2) / 2
+
+    def link_slope(self, ratio):
+        return 1 / ratio**3
+
+
+def test_members_are_called_with_arrays_only():
+    require_consistent(Neyman())
+    assert Neyman().generator(0.0) == np.inf
+    assert Neyman().generator(2) == 0.25
+    solution = solve([1.0, 0.3, 0.0], [0.1, 0.4, 0.5], Neyman(), 0.4)
+    same = solve([1.0, 0.3, 0.0], [0.1, 0.4, 0.5], AlphaDivergence(-1), 0.4)
+    np.testing.assert_allclose(solution.policy, same.policy, rtol=1e-12)
+
+
+def test_a_tail_without_its_digits_is_no_fault():
+    """Written out as the difference, or summed from terms that have no formula for it."""
+
+    class Difference(LeCam):
+        def tail(self, ratio):
+            return 1.0 - self.link(ratio)
+
+    for divergence in (Difference(), LeCam() + 0.1 * SquaredHellinger(), ExactLeCam() + KL()):
+        require_consistent(divergence)
 
 
 def test_a_missing_member_is_named():

@@ -32,6 +32,7 @@ from rlhfsim.online import (
     run_linear,
 )
 from rlhfsim.online.gaps import regularized_gap
+from rlhfsim.online.linear.shared import _cumulative
 from rlhfsim.preferences import BradleyTerry, LabelNoise
 from rlhfsim.rewards.confidence import ellipsoid
 from rlhfsim.rewards.features import design_covariance
@@ -340,6 +341,23 @@ def test_responses_that_are_not_there():
     uniform = run_linear(given, 10, rngs(6), exploration=Uniform())
     np.testing.assert_allclose(uniform.uncertainty[0], kept[2], atol=1e-9)
     np.testing.assert_allclose(uniform.parameter[0], theta, atol=1e-9)
+
+
+def test_a_reward_in_the_place_of_no_response_counts_for_nothing():
+    found = []
+    for hidden in (0.0, 2e4):
+        available = np.array([[True, True, False]])
+        reward = [[0.0, 1.0, hidden]]
+        bandit = ContextualBandit([1.0], [[0.5, 0.5, 0.0]], reward, available=available)
+        given = LinearProblem(bandit, np.ones((1, 3, 1)), 0.5)
+        assert given.shortfall[0, 2] == 0.0
+        found.append(given.log_optimum)
+    np.testing.assert_array_equal(*found)
+
+
+def test_rounding_of_a_sum_falls_to_the_last_prompt_that_there_is():
+    table = _cumulative(np.array([0.3, 0.7 - 5e-10, 0.0]))
+    np.testing.assert_array_equal(table, [0.3, 1.0, 1.0])
 
 
 def test_theory_radius_is_that_of_the_ellipsoid():

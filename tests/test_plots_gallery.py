@@ -6,11 +6,14 @@ import sys
 from dataclasses import replace
 
 import matplotlib.image
+import numpy as np
 import pytest
+from PIL import Image
 from small_parts import MAIN_FIGURES, small_results, tables_of
 
 from rlhfsim.findings import save_results
-from rlhfsim.plots.gallery import BEGIN, END, main, write_gallery
+from rlhfsim.plots.gallery import BEGIN, END, _with_palette, main, write_gallery
+from rlhfsim.plots.looks import GREY, PALETTE
 from rlhfsim.repro.job import write_tables
 
 TEXT = f"# Title\n\n{BEGIN}\nwhat was there\n{END}\n\n## Rest\n"
@@ -48,6 +51,25 @@ def test_gallery_is_written_between_the_lines(folders, tmp_path):
     before = {path: path.read_bytes() for path in (*paths, readme)}
     write_gallery(readme, folders)
     assert {path: path.read_bytes() for path in before} == before
+
+
+def test_colours_of_looks_survive_exactly(tmp_path):
+    # Thin lines of every colour over a wide gradient, which has far more colours than a palette.
+    colours = [tuple(bytes.fromhex(colour[1:])) for colour in (*PALETTE, GREY)]
+    drawn = np.full((200, 300, 3), 255, dtype=np.uint8)
+    drawn[:100, :, 0], drawn[:100, :, 1] = np.arange(300) % 256, np.arange(100)[:, None]
+    for k, colour in enumerate(colours[:-1]):
+        drawn[110 + 5 * k, :4] = colour
+    flat = _with_palette(Image.fromarray(drawn))
+    flat.save(tmp_path / "flat.png")
+    with Image.open(tmp_path / "flat.png") as saved:
+        assert saved.mode == "P"
+        shown = np.asarray(saved.convert("RGB"))
+    assert np.array_equal(shown[100:], drawn[100:])
+    assert np.abs(shown.astype(int) - drawn).max() < 32
+    assert len(np.unique(shown.reshape(-1, 3), axis=0)) <= 256
+    # Nothing is put into the picture that was not there.
+    assert not (shown == colours[-1]).all(axis=2).any()
 
 
 def test_answers_stand_above_their_figures(folders, tmp_path):

@@ -102,6 +102,12 @@ def test_unknown_names_take_the_next_of_the_cycle():
         look("mine")
 
 
+def test_unknown_names_differ_in_any_two_of_colour_dashes_and_marker():
+    given = looks(f"method {k}" for k in range(45)).values()
+    for one, other in itertools.combinations(("colour", "dashes", "marker"), 2):
+        assert len({(getattr(g, one), getattr(g, other)) for g in given}) == 45, (one, other)
+
+
 def test_widths_are_those_of_the_templates():
     # ICML: 3.25 in columns, 0.25 in apart; NeurIPS and ICLR 5.5 in; JMLR 6 in; TMLR 6.5 in.
     widths = {name: (venue.column, venue.full) for name, venue in VENUES.items()}

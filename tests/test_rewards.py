@@ -631,6 +631,22 @@ def test_each_half_of_the_certificate_refuses_on_its_own(shift, step, fails, mon
         fit_reward(data)
 
 
+@pytest.mark.parametrize("failing", [(0,), (1,), (0, 1)], ids=["first", "last", "both"])
+def test_the_first_prompt_without_certificate_is_named(failing, monkeypatch):
+    """A later prompt that is certified, or is not, does not make up for it."""
+    right = newton.minimize
+    steps = iter([2e-6 if x in failing else 0.0 for x in range(2)])
+
+    def wrong(*arguments):
+        return right(*arguments)[0], next(steps)
+
+    declined(monkeypatch)
+    monkeypatch.setattr(newton, "minimize", wrong)
+    first = f"no certified maximum at prompt {failing[0]}: .*step 2e-06"
+    with pytest.raises(RewardFitError, match=first):
+        fit_reward(from_wins([[0, 3], [1, 0]], [[0, 2], [1, 0]]))
+
+
 def test_bounds_far_beyond_a_step_do_not_warn():
     wins = [[0, 0, 1, 1], [0, 0, 0, 3], [2, 1, 0, 1], [0, 1, 0, 0]]
     data = from_wins(np.array(wins) * 10**4)

@@ -600,6 +600,24 @@ def test_an_uncertified_fit_is_an_error_that_holds_it(monkeypatch):
     assert residual > 1
 
 
+def test_a_parameter_that_is_off_by_1e_8_of_itself_is_refused(monkeypatch):
+    features, data = of_differences([[1.0], [-1.0]], [3, 1])
+    right = Linear._solve
+    monkeypatch.setattr(Linear, "_solve", lambda *a: (right(*a)[0] * (1 + 1e-8), 0.0))
+    with pytest.raises(RewardFitError, match="no certified maximum"):
+        fit_reward(data, Linear(features))
+
+
+def test_on_the_sphere_a_gradient_that_points_inwards_is_no_maximum():
+    features, data = of_differences([[1.0], [-1.0]], [3, 1])
+    counts = count_pairs(data)
+    model = Linear(features, norm_bound=5.0)
+    violation, allowed = model._certificate(counts, np.array([5.0]))
+    assert violation[0] > 0.5 > allowed[0]
+    fitted = fit_reward(data, model).parameter
+    assert (model._certificate(counts, fitted)[0] <= 1e-9).all()
+
+
 def test_models_and_callers_arrays_are_independent_and_frozen():
     features, _, data = sample(np.random.default_rng(0))
     model = Linear(features, ridge=1.0)

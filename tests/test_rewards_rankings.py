@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scipy.optimize import minimize
 
 from rlhfsim.data import PreferenceData, RankingData
-from rlhfsim.rewards import MLEDoesNotExistError, Tabular, fit_reward
+from rlhfsim.rewards import MLEDoesNotExistError, Tabular, fit_reward, flow_newton
 from rlhfsim.rewards.plackett_luce import PlackettLuce
 from rlhfsim.rewards.ranking_counts import RankingCounts, as_ranking_counts, count_rankings
 from rlhfsim.rewards.ranking_flows import RankingFlows, log_likelihood, stationarity
@@ -475,6 +475,40 @@ def test_an_uncertified_fit_is_an_error_that_holds_it(monkeypatch):
     gradient = loss(data.ranking, got.value.fit.reward[0])[1]
     assert got.value.fit.gradient_norm == pytest.approx(np.abs(gradient).max(), rel=1e-9)
     assert got.value.fit.gradient_norm > 1
+
+
+@pytest.mark.parametrize("worse", [0, 1])
+def test_the_certificate_is_that_of_the_worst_prompt(worse, monkeypatch):
+    """Of 4 rankings 4e-10 rankings are allowed."""
+    orders = [[0, 1, 2], [2, 1, 0], [1, 0, 2], [0, 2, 1]]
+    data = RankingData([0] * 4 + [1] * 4, orders * 2, (2, 3))
+
+    def planted(size):
+        left = iter([size, 0.0] if worse == 0 else [0.0, size])
+        monkeypatch.setattr("rlhfsim.rewards.plackett_luce.stationarity", lambda *_: next(left))
+
+    planted(3.9e-10)
+    assert fit_reward(data, PlackettLuce()).gradient_norm == 3.9e-10
+    planted(4.1e-10)
+    with pytest.raises(RewardFitError, match=rf"at prompt {worse}: .* 4\.1e-10 rankings") as got:
+        fit_reward(data, PlackettLuce())
+    assert got.value.fit.gradient_norm == 4.1e-10
+
+
+@pytest.mark.parametrize("worse", [0, 1])
+def test_of_several_linked_sets_of_a_prompt_the_longest_last_step_counts(worse, monkeypatch):
+    data = RankingData([0] * 4, [[0, 1], [1, 0], [2, 3], [3, 2]], (1, 4))
+    right, steps = flow_newton.minimize, []
+
+    def minimize(*arguments):
+        return right(*arguments)[0], steps.pop(0)
+
+    monkeypatch.setattr(flow_newton, "minimize", minimize)
+    steps[:] = [9e-7, 0.0] if worse == 0 else [0.0, 9e-7]
+    fit_reward(data, PlackettLuce(ridge=0.1))
+    steps[:] = [1.1e-6, 0.0] if worse == 0 else [0.0, 1.1e-6]
+    with pytest.raises(RewardFitError, match=r"last Newton step 1\.1e-06"):
+        fit_reward(data, PlackettLuce(ridge=0.1))
 
 
 def test_counts_are_frozen_and_pickle():

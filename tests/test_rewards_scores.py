@@ -377,6 +377,14 @@ def test_an_uncertified_fit_is_an_error_that_holds_it(monkeypatch):
     assert got.value.fit.gradient_norm == pytest.approx(np.abs(gradient).max(), rel=1e-10)
 
 
+def test_a_parameter_that_is_off_by_1e_8_of_itself_is_refused(monkeypatch):
+    data = ScoreData([0] * 3, [0, 0, 1], [1.0, 2.0, 0.5], (1, 2))
+    right = LeastSquares._solve
+    monkeypatch.setattr(LeastSquares, "_solve", lambda *a: right(*a) * (1 + 1e-8))
+    with pytest.raises(RewardFitError, match="no certified minimum"):
+        fit_reward(data, LeastSquares(np.array([[[1.0], [0.0]]])))
+
+
 def test_models_and_sums_are_frozen_and_pickle():
     features, _, data = sample(np.random.default_rng(0))
     rewards = np.zeros((1, 3, 5))

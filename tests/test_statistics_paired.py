@@ -202,6 +202,12 @@ def test_fieller_is_unbounded_exactly_where_the_base_may_be_zero():
     assert paired_comparison(a, [1.0, -1.0, 2.0, -2.0]).relative is None
 
 
+def test_a_base_whose_mean_is_only_rounding_has_no_relative_difference():
+    """That is, a mean below 1e-100 of the largest entry or difference."""
+    b = [1e-120, 1e-120, 1.1e-120]
+    assert paired_comparison([1.0, 2.0, 3.0], b).relative is None
+
+
 @pytest.mark.parametrize(("distance", "count"), [(2.0, 858), (10.0, 796)])
 def test_fieller_covers_as_often_as_it_says(distance, count):
     """A base `distance` standard errors from 0; so near as 2 the delta method would be off.

@@ -111,6 +111,15 @@ def test_known_errors_weight_the_fit():
     assert abs(plain.slope.estimate - found.slope.estimate) > 1e-4
 
 
+def test_with_known_errors_three_sizes_show_a_curvature():
+    x = np.array([10.0, 100.0, 1000.0])
+    y = np.exp(1.0 - 0.5 * np.log(x) + 0.1 * np.log(x) ** 2)
+    fit = fit_slope(x, y, 1e-3 * y)
+    assert fit.curvature.estimate == pytest.approx(0.1, rel=1e-9)
+    assert fit.straight is False
+    assert fit_slope(x, y).curvature is None
+
+
 def test_misfit_is_uniform_under_the_model_and_small_off_it():
     rng, runs = np.random.default_rng(5), 1000
     values, relative = SIZES**-0.5, np.array([0.01, 0.02, 0.005, 0.03, 0.01])

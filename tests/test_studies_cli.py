@@ -4,7 +4,7 @@ import sys
 
 import pandas as pd
 import pytest
-from study_examples import small
+from study_examples import RIDGE, small
 
 from rlhfsim.cli import main
 from rlhfsim.studies import status
@@ -38,6 +38,30 @@ def test_run_status_resume_export(study_file, tmp_path, capsys):
     assert status(out).complete
     assert run("export", out, "--to", tmp_path / "t.csv", "--wide") == 0
     assert len(pd.read_csv(tmp_path / "t.csv")) == small().cells
+
+
+def test_cells_that_fail_are_counted(study_file, tmp_path, capsys):
+    # Without a ridge the likelihood of five preferences has no maximum.
+    bare = {"method": "RLHF", "reward": {"model": "tabular"}, "grid": [1.0]}
+    sound = {"method": "RLHF", "reward": RIDGE, "label": "sound", "grid": [1.0]}
+    for learners, code, says in (
+        ([sound, bare], 0, "no result for 1 of 2 cells; the first error: "),
+        ([bare], 1, "no result for every cell; the first error: "),
+    ):
+        study = small(
+            instances=[{"family": "random", "responses": 6}], learners=learners, n=[5], seeds=1
+        )
+        study_file.write_text(study.content())
+        out = tmp_path / f"out{code}"
+        commands = ("run", study_file, "--out", out, "--workers", 1), ("status", out), (
+            "resume", out, "--workers", 1,
+        )  # fmt: skip
+        for command in commands:
+            assert run(*command) == code
+            assert says in (shown := capsys.readouterr().out)
+            assert "exist" in shown.split("the first error: ")[1]
+        found = status(out)
+        assert (found.failed, found.done, found.complete) == (1, len(learners), True)
 
 
 def test_testing_takes_the_subset(study_file, tmp_path):

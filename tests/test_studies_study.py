@@ -210,6 +210,61 @@ def test_what_is_wrong_is_named(changes, says):
         small(**changes)
 
 
+SWEPT = {"method": "RLHF", "reward": RIDGE, "sweep": {"divergence": ["kl", "chi2"]}}
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        # The second entry of the file, though the third method.
+        (
+            {"learners": [SWEPT, {"method": "RLHF", "ridge": 1.0}]},
+            "learners[1].ridge: extra inputs are not permitted",
+        ),
+        (
+            {"learners": [SWEPT | {"grid": [1.0]}, {"method": "RLHF"}]},
+            "learners[1].grid: missing, and so is beta",
+        ),
+        # Once for both copies of a sweep, and for each value that is wrong itself.
+        (
+            {"learners": [SWEPT | {"reward": {"model": "tabular", "ridge": -1.0}}]},
+            "learners[0].reward.ridge: input should be greater than 0, not -1.0",
+        ),
+        (
+            {"instances": [{"family": "zipf", "sweep": {"responses": [1, 0]}}]},
+            "instances[0].responses: input should be greater than or equal to 2, not 1; "
+            "instances[0].responses: input should be greater than or equal to 2, not 0",
+        ),
+        (
+            {"learners": [SWEPT | {"sweep": {"divergence": ["kl", "kl"]}}]},
+            "learners[0].sweep: makes two equal entries",
+        ),
+        # Kinds of a value by what they ask for, not by what pydantic calls them.
+        (
+            {"seeds": 0},
+            "seeds: input should be greater than or equal to 1, or input should be 'exact', not 0",
+        ),
+        ({"beta": [1.0, 0.0]}, "beta[1]: input should be greater than 0, not 0.0"),
+        (
+            {"beta": {"start": 0.0, "stop": 1.0, "points": 2}},
+            "beta.start: input should be greater than 0, not 0.0",
+        ),
+        ({"beta": {"start": 1.0, "stop": 2.0}}, "beta.points: field required"),
+        (
+            {"beta": 3},
+            "beta: input should be a valid tuple, or input should be a valid dictionary, not 3",
+        ),
+    ],
+)
+def test_keys_are_those_of_the_file(changes, says):
+    base = {"name": "x", "instances": [{"family": "random", "responses": 3}], "n": [5]}
+    if "learners" not in changes or "grid" not in says:
+        base["beta"] = [1.0]
+    with pytest.raises(ValueError) as refused:
+        Study.from_dict(base | {"learners": [SWEPT]} | changes)
+    assert str(refused.value) == says
+
+
 def test_files_that_cannot_be_read(tmp_path):
     with pytest.raises(ValueError, match=r"none\.toml cannot be read: No such file"):
         load_study(tmp_path / "none.toml")

@@ -216,6 +216,17 @@ def test_of_equally_near_policies_a_uniform_one_is_taken():
     assert chisquare(counts[2:]).pvalue > 1e-6
 
 
+def test_of_policies_that_logged_comparisons_leave_equally_near_a_uniform_one_is_first():
+    example = hidden_best(0.1, 1e-9, rare=4)
+    policies = example.policies[2:]
+    engine = FiniteXPO(Protocol(example.bandit, 0.1, 1), policies)
+    # Every rare response won once and lost once, so the policies that promise one are alike.
+    rare = np.flatnonzero(np.ptp(policies[:, 0], axis=0) > 0)
+    data = PreferenceData([0] * 4, rare, np.roll(rare, 1), example.bandit.shape)
+    first = [engine.run(np.random.default_rng(seed), data).played[0] for seed in range(400)]
+    assert chisquare(np.bincount(first, minlength=4)).pvalue > 1e-6
+
+
 # ---- what the paper says: exploration has to be deliberate ---------------------------------------
 
 

@@ -10,6 +10,7 @@ from rlhfsim import KL, PreferenceData, log_linear_bandit, random_bandit, solve
 from rlhfsim.learners import DPO, TabularPolicies
 from rlhfsim.losses import dpo, empirical_loss
 from rlhfsim.online.xpo import DecreasingAlpha, Protocol, ScoreXPO, TheoryAlpha, hidden_best
+from rlhfsim.online.xpo import scores as score_rounds
 from rlhfsim.online.xpo.objective import Optimistic, descend
 from rlhfsim.rewards import Linear, fit_reward
 
@@ -226,6 +227,41 @@ def test_every_prompt_of_a_batch_is_brought_to_its_minimum():
         step[place] = h
         ends = [objective(bandit, run, run.scores + s * step, alpha, 0.3) for s in (1, -1)]
         assert abs(ends[0] - ends[1]) / (2 * h) < 1e-4
+
+
+def test_a_weight_that_falls_moves_the_minima_of_earlier_prompts_too():
+    bandit = random_bandit(4, 3, np.random.default_rng(7))
+    setting = ScoreXPO(Protocol(bandit, BETA, 10, alpha=DecreasingAlpha(0.5)), 0.2)
+    run = setting.run(np.random.default_rng(0))
+    drawn = run.drawn.reshape(-1, 3)
+    assert len(set(drawn[:, 0])) > 1
+    wins, draws = np.zeros((4, 3, 3)), np.zeros((4, 3))
+    for (x, y, z), first in zip(drawn, run.won.ravel(), strict=True):
+        draws[x, z] += 1.0
+        if y != z:
+            wins[x, y if first else z, z if first else y] += 1.0
+    for x in range(4):
+        row = slice(x, x + 1)
+        last = Optimistic(
+            wins[row], draws[row], bandit.reference[row], np.eye(3)[None],
+            setting.alphas[-1], BETA, 0.2,
+        )  # fmt: skip
+        assert np.abs(last.derivatives(run.scores[x])[0]).max() <= 1e-8 * last.size
+
+
+def test_a_round_whose_descent_is_cut_short_is_refused(monkeypatch):
+    """From a residual of 1e-8 on."""
+    bandit = random_bandit(1, 3, np.random.default_rng(7))
+    engine = ScoreXPO(Protocol(bandit, BETA, 3, 4, 0.1), 0.2)
+    assert engine.run(np.random.default_rng(0)).residuals.max() < 1e-9
+    right = score_rounds.lowest
+
+    def worse(problem, starts):
+        return right(problem, starts)._replace(residual=1.1e-8)
+
+    monkeypatch.setattr(score_rounds, "lowest", worse)
+    with pytest.raises(RuntimeError, match=r"no stationary point .* residual 1\.1e-08"):
+        engine.run(np.random.default_rng(0))
 
 
 # ---- settings ------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from typing import Generic, Literal, Protocol, Self, TypeVar, get_args
 
 import numpy as np
 
-from rlhfsim.checks import FloatArray, whole_number
+from rlhfsim.checks import BoolArray, FloatArray, whole_number
 from rlhfsim.claims.checking import BATCH, TIGHT, TOLERANCE, CheckResult
 from rlhfsim.randomness import generator_for
 
@@ -150,6 +150,10 @@ class Claim(Generic[Batch]):
         that differ by one ulp otherwise violate anything.  `0 <= 0` and `inf <= inf` say nothing
         and count as ratio 0; a side that is not a number counts as a violation.
         """
+        return self._evaluated(instances)[0]
+
+    def _evaluated(self, instances: Batch) -> tuple[FloatArray, dict[str, BoolArray]]:
+        """Return the ratios, and where each side is not a number."""
         left, right = self._side("left", instances), self._side("right", instances)
         resolution = self.resolution(instances)
         if self.kind == "identity":
@@ -158,7 +162,8 @@ class Claim(Generic[Batch]):
             ratio = _quotient(right, left, resolution)
         else:
             ratio = _quotient(left, right, resolution)
-        return np.where(np.isnan(left) | np.isnan(right), np.inf, ratio)
+        undefined = {"left": np.isnan(left), "right": np.isnan(right)}
+        return np.where(undefined["left"] | undefined["right"], np.inf, ratio), undefined
 
     def _side(self, name: str, instances: Batch) -> FloatArray:
         side = np.asarray(getattr(self, name)(instances), dtype=np.float64)
@@ -174,32 +179,63 @@ class Claim(Generic[Batch]):
         """Return the worst ratio over the witness and `instances` sampled instances.
 
         The sample is drawn in batches, each with a generator of its own: a larger sample begins
-        with the smaller one.
+        with the smaller one.  Where a side is not a number, the details of the result say so; that
+        violates a claim, but does not refute one of kind `false`.
         """
         start = time.perf_counter()
         count = whole_number("instances", instances, least=1)
         if self.most_instances is not None:
             count = min(count, self.most_instances)
         witness = None if self.witness is None else self.witness()
-        shown = np.array([-1.0]) if witness is None else self.ratio(witness)
+        found = _Undefined()
+        shown = np.array([-1.0])
+        if witness is not None:
+            shown, undefined = self._evaluated(witness)
+            found.add(shown, undefined)
         witness_ratio = float(shown.max())
         sampled, index, instance = -1.0, None, None
         for first, batch in _batches(self, count, seed):
-            ratios = self.ratio(batch)
+            ratios, undefined = self._evaluated(batch)
+            found.add(ratios, undefined)
             k = int(ratios.argmax())
             if ratios[k] > sampled:
                 sampled, index, instance = float(ratios[k]), first + k, batch.take(k)
         if witness is not None and witness_ratio >= sampled:
             index, instance = None, witness.take(int(shown.argmax()))
         worst = max(sampled, witness_ratio)
-        verdict, passed = _verdict(self.kind, worst, witness_ratio)
+        # What is not a number refutes nothing.
+        counted = found.largest if self.kind == "false" else worst
+        verdict, passed = _verdict(self.kind, counted, witness_ratio)
         return CheckResult(
             claim=self.name, source=self.source, kind=self.kind, formula=self.formula,
             instances=count, worst=worst, verdict=verdict, passed=passed,
             worst_index=index, worst_instance=instance, sampled=sampled,
-            witness=None if witness is None else witness_ratio,
+            witness=None if witness is None else witness_ratio, details=found.describe(),
             seconds=time.perf_counter() - start,
         )  # fmt: skip
+
+
+class _Undefined:
+    """Counts of the instances at which a side is not a number, and the largest ratio elsewhere."""
+
+    def __init__(self) -> None:
+        self.counts = {"left": 0, "right": 0}
+        self.seen = 0
+        self.largest = -1.0
+
+    def add(self, ratios: FloatArray, undefined: dict[str, BoolArray]) -> None:
+        self.seen += len(ratios)
+        for side, where in undefined.items():
+            self.counts[side] += int(where.sum())
+        defined = ~(undefined["left"] | undefined["right"])
+        self.largest = max(self.largest, float(ratios.max(initial=-1.0, where=defined)))
+
+    def describe(self) -> str:
+        return ", ".join(
+            f"{side} is not a number at {count} of {self.seen}"
+            for side, count in self.counts.items()
+            if count
+        )
 
 
 def _batches(claim: Claim[Batch], count: int, seed: int) -> Iterator[tuple[int, Batch]]:

@@ -108,7 +108,10 @@ def break_(
         float | None, typer.Option(help="Search for so long; a fixed number of instances else.")
     ] = None,
 ) -> None:
-    """Search for an instance that violates a claim; exit code 0 if one is proved to, 1 if not."""
+    """Search for an instance that violates a claim; exit code 0 if one is proved to, 1 if not.
+
+    Exit code 2 if no instance has a ratio: a claim that always raises, or is not a number.
+    """
     from rlhfsim.claims import CLAIMS, Claim
     from rlhfsim.claims.loading import find
     from rlhfsim.falsify import UNLIMITED, falsify
@@ -128,7 +131,8 @@ def break_(
     elif found.verdict == "undecided":
         print(f"undecided: ratio {found.ratio:.9g} in floats, without a proof, at")
     else:
-        print(f"no violation in {count} instances; largest ratio {largest:.9g}, near")
+        silent = f" ({found.without_ratio} had none)" if found.without_ratio else ""
+        print(f"no violation in {count} instances; largest ratio {largest:.9g}{silent}, near")
     print(found.describe())
     if found.verdict != "not violated":
         print(f"largest ratio found {largest:.9g}, in {count} instances")

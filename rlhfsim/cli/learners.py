@@ -26,7 +26,10 @@ def learners(
     seed: Annotated[int, typer.Option(min=0, help="Seed of every random draw.")] = 0,
     as_markdown: Annotated[bool, typer.Option("--markdown", help="Print Markdown.")] = False,
 ) -> None:
-    """Compare all learners on one instance and the same preferences, by exact regret."""
+    """Compare all learners on one instance and the same preferences, by exact regret.
+
+    A learner whose estimate so few preferences do not determine has its reason in place of numbers.
+    """
     from rlhfsim.bandit import ContextualBandit
     from rlhfsim.comparison import COLUMNS, comparison, default_bandit, markdown
 

@@ -67,7 +67,7 @@ def run(
     cluster: _Cluster = None,
     slurm: _Slurm = None,
 ) -> None:
-    """Run what is missing of a study into a folder."""
+    """Run what is missing of a study into a folder; exit code 1 if every cell fails."""
     from rlhfsim.studies import load_study
     from rlhfsim.studies.shipped import SHIPPED
     from rlhfsim.studies.tables import with_table
@@ -93,7 +93,7 @@ def resume(
     cluster: _Cluster = None,
     slurm: _Slurm = None,
 ) -> None:
-    """Go on with the study of a folder."""
+    """Go on with the study of a folder; exit code 1 if every cell fails."""
     from rlhfsim.studies.store import Store
 
     _run(Store.open(folder).study, folder, workers, threads, cluster, slurm)
@@ -101,7 +101,7 @@ def resume(
 
 @app.command()
 def status(folder: Annotated[Path, typer.Argument(help="Folder of a study.")]) -> None:
-    """Say how far the study of a folder is; exit code 1 if it is not finished."""
+    """Say how far the study of a folder is; exit code 1 if it is not finished or has no result."""
     from rlhfsim import studies
     from rlhfsim.studies.store import Store
 
@@ -113,8 +113,9 @@ def status(folder: Annotated[Path, typer.Argument(help="Folder of a study.")]) -
             f"{found.unreadable} parts cannot be used (damaged, of another version, or without a "
             "metric that is asked for); resume runs their cells again"
         )
+    _print_failures(found.failed, found.done, found.first_error)
     print("finished" if found.complete else "not finished")
-    if not found.complete:
+    if not found.complete or found.failed == found.done:
         raise typer.Exit(1)
 
 
@@ -189,11 +190,22 @@ def _target(until: str) -> tuple[str, float]:
         raise ValueError(f"until is {until!r}; it must be METRIC=WIDTH, as regret=0.01") from None
 
 
+def _print_failures(failed: int, done: int, first: str) -> None:
+    if failed:
+        which = "every cell" if failed == done else f"{failed:,} of {done:,} cells"
+        print(f"no result for {which}; the first error: {' '.join(first.split())}")
+
+
 def _conclude(store: Store) -> None:
     """Say where the results are; for a shipped study, write and print its answer."""
     from rlhfsim.studies.shipped import SHIPPED
 
     print(f"written to {store.folder}: results.parquet, manifest.json")
+    finished = store.finished()
+    _print_failures(finished.failed, finished.count, finished.first_error)
+    if finished.failed == finished.count:
+        # Nothing to conclude from.
+        raise typer.Exit(1)
     if store.study.name not in SHIPPED:
         return
     from rlhfsim.studies.shipped import conclude

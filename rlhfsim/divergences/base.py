@@ -75,8 +75,11 @@ class Divergence(ABC):
         return invert_decreasing(self.tail, self.link_slope, deficit)
 
     def generator(self, ratio: ArrayLike) -> FloatArray:
-        """Return `f(t)`."""
-        return self.perspective(ratio, 1.0)
+        """Return `f(t)`; at t = 0 its limit, which may be infinite."""
+        # As arrays: a formula that divides by a plain 0.0 raises in place of giving infinity.
+        t = np.asarray(ratio, dtype=np.float64)
+        with np.errstate(divide="ignore", over="ignore", under="ignore", invalid="ignore"):
+            return self.perspective(t, np.asarray(1.0))
 
     def conjugate(self, score: ArrayLike) -> FloatArray:
         """Return `f*(s) = sup_{t >= 0} s t - f(t)`."""

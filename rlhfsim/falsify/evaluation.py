@@ -63,6 +63,11 @@ class Evaluator:
     def __init__(self, claim: Claim[Any], budget: int, seconds: float | None = None) -> None:
         self.claim = claim
         self.evaluations = 0
+        #: How many of them had no ratio, those left out that the family calls invalid.
+        self.without_ratio = 0
+        #: Why the last instance without a ratio has none, and what was raised there, if anything.
+        self.reason = ""
+        self.error: Exception | None = None
         self.allow(budget, seconds)
 
     def allow(self, budget: int, seconds: float | None) -> None:
@@ -95,9 +100,11 @@ class Evaluator:
             # Far out, sides may overflow; what comes of it is judged by its value.
             with np.errstate(all="ignore"):
                 ratio = np.array(self.claim.ratio(batch), dtype=np.float64)
-        except REFUSALS:
+        except REFUSALS as error:
             # One instance that a solver or a check refuses must not hide the others.
             if len(batch) == 1:
+                self.without_ratio += int(_allowed(batch).sum())
+                self.reason, self.error = f"{type(error).__name__}: {error}", error
                 return np.array([np.nan])
             half = len(batch) // 2
             parts = rows(batch, slice(0, half)), rows(batch, slice(half, None))
@@ -106,9 +113,22 @@ class Evaluator:
         if len(infinite):
             # `ratio` counts a side that is not a number as a violation; a search must not.
             left, right = sides(self.claim, rows(batch, infinite))
-            ratio[infinite[np.isnan(left) | np.isnan(right)]] = np.nan
-        valid = getattr(batch, "valid", None)
-        return ratio if valid is None else np.where(valid(), ratio, np.nan)
+            undefined = {"left": np.isnan(left), "right": np.isnan(right)}
+            for side, where in undefined.items():
+                if where.any():
+                    self.reason, self.error = f"{side} is not a number", None
+            ratio[infinite[undefined["left"] | undefined["right"]]] = np.nan
+        allowed = _allowed(batch)
+        self.without_ratio += int((np.isnan(ratio) & allowed).sum())
+        if not allowed.any():
+            self.reason, self.error = "`valid` of its family refuses them", None
+        return np.where(allowed, ratio, np.nan)
+
+
+def _allowed(batch: Any) -> BoolArray:
+    """Return which instances the family calls valid."""
+    valid = getattr(batch, "valid", None)
+    return np.asarray(np.ones(len(batch)) if valid is None else valid(), dtype=bool)
 
 
 def sides(claim: Claim[Any], batch: Any) -> tuple[FloatArray, FloatArray]:

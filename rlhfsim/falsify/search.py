@@ -78,6 +78,9 @@ class Falsification(Generic[Batch]):
         The instance of the largest ratio found, and that ratio: the estimate of the supremum.
     arrays : tuple of str
         The arrays on which the claim depends.
+    without_ratio : int
+        Instances among the evaluated ones that say nothing: the claim raised there, or a side was
+        not a number.
     """
 
     claim: Claim[Any]
@@ -89,6 +92,7 @@ class Falsification(Generic[Batch]):
     evaluations: int
     shrunk_from: Found[Batch]
     arrays: tuple[str, ...]
+    without_ratio: int = 0
 
     @property
     def verdict(self) -> Literal["refuted", "undecided", "not violated"]:
@@ -144,7 +148,8 @@ def falsify(
     Raises
     ------
     ValueError
-        Bad input, by name, rule and value; an unknown kind in a `parametrization`.
+        Bad input, by name, rule and value; an unknown kind in a `parametrization`; a claim that
+        has a ratio at no instance, as it raises or a side is not a number.
 
     Source: evolution as in arXiv 1604.00772.
     """
@@ -161,6 +166,12 @@ def falsify(
     rng = generator_for("falsify", claim.name, seed)
     evaluator = Evaluator(claim, budget, None if seconds is None else (1 - _SHRINKING) * seconds)
     best, used = _search(evaluator, restarts, rng)
+    if np.isnan(best.ratio):
+        # An empty search is no evidence for the claim.
+        raise ValueError(
+            f"claim {claim.name!r} has a ratio at none of {evaluator.evaluations} instances; "
+            f"at the last, {evaluator.reason or 'it is not a number'}"
+        ) from evaluator.error
     slow = evaluator.claim.most_instances
     left = _SHRINKING_BUDGET if slow is None else min(_SHRINKING_BUDGET, _SHRINKING_SLOW * slow)
     evaluator.allow(left, None if seconds is None else _SHRINKING * seconds)
@@ -231,6 +242,7 @@ def _result(
         evaluations=evaluator.evaluations,
         shrunk_from=best,
         arrays=tuple(used),
+        without_ratio=evaluator.without_ratio,
     )
 
 

@@ -112,7 +112,9 @@ def looks(names: Iterable[str]) -> dict[str, Look]:
 
     A name that is neither in `LOOKS` nor in `ALIASES` takes, in the order of the names, the next
     colour of `PALETTE`, the next dashes and the next marker, leaving out what a known name has
-    taken; its label is the name itself.  The same names in the same order look the same.
+    taken; its label is the name itself.  The first 45 differ in any two of the three, so that
+    lines without markers and points without lines are told apart as well.  The same names in the
+    same order look the same.
 
     Raises
     ------
@@ -134,7 +136,9 @@ def _next_look(name: str, taken: set[tuple[Dashes, str]]) -> Look:
     for k in range(len(_DASH_CYCLE) * len(_MARKER_CYCLE)):
         dashes, marker = _DASH_CYCLE[k % 9], _MARKER_CYCLE[k % 7]
         if (dashes, marker) not in taken:
-            return Look(PALETTE[k % 7], dashes, marker, name)
+            # Shifted by three after each round of markers: with plain k % 7, marker and colour
+            # would go together, and points without a line be told apart in seven ways only.
+            return Look(PALETTE[(k + 3 * (k // 7)) % 7], dashes, marker, name)
     raise ValueError(f"names has {name!r} and too many others for one figure")
 
 

@@ -187,7 +187,7 @@ def _floor(r: FloatArray, top: FloatArray, p: FloatArray, divergence: Divergence
     """
     best = np.where((p > 0) & (r == top[:, None]), p, 0.0).max(axis=-1)
     with np.errstate(over="ignore", divide="ignore"):
-        return 2.0 * (divergence.link(5e-324) - divergence.link(1.0 / best))
+        return 2.0 * (divergence.link(np.asarray(5e-324)) - divergence.link(1.0 / best))
 
 
 def _root_finder(divergence: Divergence) -> RootFinder:

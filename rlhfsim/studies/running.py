@@ -53,6 +53,9 @@ class Status:
     unreadable: int
     #: Whether the final table is there, undamaged, and that of the settings.
     complete: bool
+    #: How many of the cells that are done have an error and no values, and the error of the first.
+    failed: int = 0
+    first_error: str = ""
 
 
 def run_study(
@@ -131,6 +134,8 @@ def run_study(
             return store
         write_results(store, finished)
         store.write_manifest(finished)
+        if finished.failed:
+            _log.warning("%d cells failed; the first: %s", finished.failed, finished.first_error)
         _log.info("finished: %s", RESULTS)
     return store
 
@@ -150,6 +155,8 @@ def status(out: str | PathLike[str]) -> Status:
         parts=len(finished.files),
         unreadable=len(finished.unreadable),
         complete=finished.count == store.study.cells and _is_current(store),
+        failed=finished.failed,
+        first_error=finished.first_error,
     )
 
 

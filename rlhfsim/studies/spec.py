@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -36,29 +37,67 @@ def key_of(content: str) -> str:
     return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 
-def describe(error: ValidationError) -> str:
-    """Return what is wrong, one clause for each key: `learners[1].ridge: ..., not -1`."""
-    return "; ".join(_clause(entry) for entry in error.errors(include_url=False))
+class SettingsError(ValueError):
+    """What is wrong with settings; its arguments are clauses, one for each key."""
+
+    def __str__(self) -> str:
+        return "; ".join(map(str, self.args))
 
 
-def _clause(entry: Any) -> str:
-    where = ""
-    place = entry["loc"]
+def describe(error: ValidationError, settings: Any) -> list[str]:
+    """Return what is wrong, one clause for each key: `learners[1].reward.ridge: ..., not -1`.
+
+    Where a value may be of several kinds, what keeps it from each of them is one clause; a kind
+    that it does not resemble is left out if there is one that it does.
+    """
+    entries = [(*_place(e["loc"], settings, e["type"]), e) for e in error.errors(include_url=False)]
+    # A list of which one value is wrong fails as a list in that value, as a table altogether.
+    deeper = [where for where, _, _ in entries]
+    found: dict[tuple[str, str], list[str]] = {}
+    for where, is_kind, entry in entries:
+        if is_kind and any(d.startswith((f"{where}[", f"{where}.")) for d in deeper):
+            continue
+        messages = found.setdefault((where, _shown(entry)), [])
+        if (message := _message(entry)) not in messages:
+            messages.append(message)
+    return [
+        (f"{where}: " if where else "") + ", or ".join(messages) + shown
+        for (where, shown), messages in found.items()
+    ]
+
+
+def _place(place: tuple[Any, ...], settings: Any, kind: str) -> tuple[str, bool]:
+    """Return the keys that lead to a value, and whether only one kind of it is meant.
+
+    Pydantic puts names of alternatives between the keys, such as a family of instances or
+    `constrained-int`; what tells them from keys is that the settings do not have them.
+    """
+    where, node, is_kind = "", settings, False
     for position, step in enumerate(place):
+        is_kind = False
         if isinstance(step, int):
             where += f"[{step}]"
-        elif position and isinstance(place[position - 1], int) and _is_tag(place, position):
-            continue  # the name of an alternative, such as a family of instances
-        else:
-            where += f".{step}" if where else str(step)
+            in_reach = isinstance(node, Sequence) and step < len(node)
+            node = node[step] if in_reach else None
+            continue
+        has = step in node if isinstance(node, Mapping) else hasattr(node, step)
+        if not has and not (kind == "missing" and position == len(place) - 1):
+            is_kind = True
+            continue
+        where += f".{step}" if where else str(step)
+        if has:
+            node = node[step] if isinstance(node, Mapping) else getattr(node, step)
+    return where, is_kind
+
+
+def _message(entry: Any) -> str:
     message = str(entry["msg"]).removeprefix("Value error, ")
-    message = message[:1].lower() + message[1:]
+    # The names of our classes are not those of anything in a file.
+    message = re.sub(r" or instance of \w+", "", message)
+    return message[:1].lower() + message[1:]
+
+
+def _shown(entry: Any) -> str:
     if entry["type"] in {"missing", "extra_forbidden", "value_error", "assertion_error"}:
-        shown = ""
-    else:
-        shown = f", not {entry['input']!r:.60}"
-    return f"{where}: {message}{shown}" if where else f"{message}{shown}"
-
-
-def _is_tag(place: tuple[Any, ...], position: int) -> bool:
-    return place[position - 2] in {"instances", "learners"} if position >= 2 else False
+        return ""
+    return f", not {entry['input']!r:.60}"

@@ -58,6 +58,9 @@ class Finished:
     files: tuple[Path, ...]
     #: Parts that are damaged, or of another version.
     unreadable: tuple[Path, ...]
+    #: How many of the cells that are done have an error and no values, and the error of the first.
+    failed: int = 0
+    first_error: str = ""
 
     @property
     def count(self) -> int:
@@ -147,6 +150,7 @@ class Store:
         row = np.zeros(self.study.cells, dtype=np.int32)
         files: list[Path] = []
         unreadable: list[Path] = []
+        failed, first, first_error = 0, self.study.cells, ""
         for path in parts.paths(self.folder / PARTS):
             rows = self.read(path)
             if rows is None:
@@ -157,7 +161,15 @@ class Store:
             part[cells[mine]] = len(files)
             row[cells[mine]] = mine
             files.append(path)
-        return Finished(part, row, tuple(files), tuple(unreadable))
+            wrong = (
+                [k for k in mine.tolist() if rows.errors[k] is not None] if any(rows.errors) else []
+            )
+            failed += len(wrong)
+            # The first in the order of the cells: that of the parts is by chance.
+            for k in wrong:
+                if cells[k] < first:
+                    first, first_error = int(cells[k]), str(rows.errors[k])
+        return Finished(part, row, tuple(files), tuple(unreadable), failed, first_error)
 
     # ---- the manifest -------------------------------------------------------------------------
 

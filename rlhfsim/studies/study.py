@@ -17,7 +17,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from rlhfsim.studies.instances import Instance
 from rlhfsim.studies.measures import ALWAYS, APART, EXTRA, LIKELIHOODS, SPLIT
 from rlhfsim.studies.methods import AnyMethod
-from rlhfsim.studies.spec import Count, Label, Positive, Spec, Whole, describe
+from rlhfsim.studies.spec import Count, Label, Positive, SettingsError, Spec, Whole, describe
 
 #: Cells of one study at most: 8 bytes of memory for each are needed to put them in order.
 MOST_CELLS = 10**9
@@ -101,7 +101,7 @@ class Study(Spec):
         try:
             super().__init__(**settings)
         except ValidationError as error:
-            raise ValueError(describe(error)) from None
+            raise SettingsError(*describe(error, settings)) from None
 
     @field_validator("name")
     @classmethod
@@ -233,11 +233,18 @@ class Study(Spec):
         if not isinstance(settings, Mapping):
             raise ValueError(f"a study is a table of settings, not {type(settings).__name__}")
         plain = dict(settings)
+        origins: dict[str, list[int]] = {}
         for name in ("instances", "learners"):
             if isinstance(plain.get(name), Sequence) and not isinstance(plain[name], str):
-                entries = enumerate(plain[name])
-                plain[name] = [e for k, entry in entries for e in _swept(f"{name}[{k}]", entry)]
-        return cls(**{str(key): value for key, value in plain.items()})
+                swept = [_swept(f"{name}[{k}]", entry) for k, entry in enumerate(plain[name])]
+                plain[name] = [entry for entries in swept for entry in entries]
+                origins[name] = [k for k, entries in enumerate(swept) for _ in entries]
+        try:
+            return cls(**{str(key): value for key, value in plain.items()})
+        except SettingsError as error:
+            clauses = (_before_sweeps(clause, origins) for clause in error.args)
+            # What is wrong in an entry is wrong in every copy of it.
+            raise SettingsError(*dict.fromkeys(clauses)) from None
 
     def for_testing(self) -> Self:
         """Return the small subset of this study; its cells are cells of the whole."""
@@ -283,6 +290,17 @@ def load_study(path: str | PathLike[str]) -> Study:
         return Study.from_dict(settings)
     except ValueError as error:
         raise ValueError(f"{file}: {error}") from None
+
+
+def _before_sweeps(clause: str, origins: Mapping[str, Sequence[int]]) -> str:
+    """Return a clause with entries numbered as in the file, where a sweep is one entry."""
+
+    def renumbered(found: re.Match[str]) -> str:
+        name, k = found[1], int(found[2])
+        return f"{name}[{origins[name][k]}]" if k < len(origins.get(name, ())) else found[0]
+
+    clause = re.sub(r"\b(instances|learners)\[(\d+)\]", renumbered, clause)
+    return re.sub(r"^(\w+\[\d+\]): is a copy of \1$", r"\1.sweep: makes two equal entries", clause)
 
 
 def _swept(name: str, entry: Any) -> list[Any]:

@@ -40,7 +40,7 @@ def require_bijection(loss: DirectLoss) -> None:
             "policies need a logarithmic link, as the normalizer of others does not cancel"
         )
     if isinstance(link, DivergenceLink):
-        at_zero = float(link.divergence.link(0.0))
+        at_zero = float(link.divergence.link(np.asarray(0.0)))
         if not np.isneginf(at_zero):
             raise ValueError(
                 f"link is {link!r}, with f'(0+) = {at_zero!r}; it must be -inf, as otherwise "

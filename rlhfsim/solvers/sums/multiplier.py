@@ -181,7 +181,7 @@ def _measure(
 def _floor(found: Sums, divergence: Divergence) -> FloatArray:
     """As in the general route: the best response has `w <= 1/p`, so `lambda >= -f'(1/p)`."""
     with np.errstate(over="ignore", divide="ignore"):
-        return 2.0 * (divergence.link(5e-324) - divergence.link(1.0 / found["best"]))
+        return 2.0 * (divergence.link(np.asarray(5e-324)) - divergence.link(1.0 / found["best"]))
 
 
 def _bracket(found: Sums, beta: FloatArray, divergence: Divergence) -> tuple[_Point, _Point]:
