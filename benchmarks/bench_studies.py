@@ -228,7 +228,7 @@ def main() -> None:
         times: dict[str, list[float]] = {"processes": [], "dask": []}
         with (
             LocalCluster(
-                n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None
+                n_workers=2, threads_per_worker=1, processes=True, dashboard_address=":0"
             ) as cluster,
             dask_cluster(cluster.scheduler_address) as executor,
         ):

@@ -22,7 +22,7 @@ EACH = pytest.mark.parametrize("divergence", [*DIVERGENCES, 3 * KL()], ids=repr)
 def cluster():
     with (
         distributed.LocalCluster(
-            n_workers=2, threads_per_worker=1, processes=False, dashboard_address=None
+            n_workers=2, threads_per_worker=1, processes=False, dashboard_address=":0"
         ) as workers,
         distributed.Client(workers) as client,
     ):

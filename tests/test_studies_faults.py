@@ -243,7 +243,7 @@ def test_a_killed_dask_worker(undisturbed, tmp_path):
     folder = tmp_path / "out"
     killed = []
     with LocalCluster(
-        n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None
+        n_workers=2, threads_per_worker=1, processes=True, dashboard_address=":0"
     ) as cluster:
 
         def kill_one(done, total):

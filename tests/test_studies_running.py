@@ -163,7 +163,7 @@ def test_dask_gives_the_same(finished, tmp_path):
     from rlhfsim.studies import dask_cluster
 
     with LocalCluster(
-        n_workers=2, threads_per_worker=1, processes=False, dashboard_address=None
+        n_workers=2, threads_per_worker=1, processes=False, dashboard_address=":0"
     ) as cluster, dask_cluster(cluster.scheduler_address) as executor:  # fmt: skip
         run_study(small(), tmp_path / "dask", executor=executor, task_seconds=0.1)
     assert digest(tmp_path / "dask") == digest(finished)
