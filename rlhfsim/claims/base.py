@@ -224,6 +224,7 @@ class _Undefined:
         self.largest = -1.0
 
     def add(self, ratios: FloatArray, undefined: dict[str, BoolArray]) -> None:
+        """Count a batch."""
         self.seen += len(ratios)
         for side, where in undefined.items():
             self.counts[side] += int(where.sum())
@@ -231,6 +232,7 @@ class _Undefined:
         self.largest = max(self.largest, float(ratios.max(initial=-1.0, where=defined)))
 
     def describe(self) -> str:
+        """Return which side is not a number at how many; empty where both always are."""
         return ", ".join(
             f"{side} is not a number at {count} of {self.seen}"
             for side, count in self.counts.items()

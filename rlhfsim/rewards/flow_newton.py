@@ -60,6 +60,7 @@ class _Matrix(BoundedNewton):
         self.between = self.labels[:, None] != self.labels
 
     def derivatives(self, r: FloatArray) -> Derivatives:
+        """Return the derivatives of F."""
         flow, weights = self.flows(r)
         return Derivatives(
             net=_net(flow),
@@ -69,12 +70,15 @@ class _Matrix(BoundedNewton):
         )
 
     def slope(self, r: FloatArray, direction: FloatArray) -> float:
+        """Return the derivative of F along a direction."""
         return float(_net(self.flows(r)[0]) @ direction)
 
     def reach(self, direction: FloatArray) -> float:
+        """Return the largest difference between responses compared."""
         return float(np.abs(direction[:, None] - direction)[self.linked].max())
 
     def laplacian(self, weights: FloatArray) -> FloatArray:
+        """Return the (K, K) Laplacian."""
         return np.asarray(np.diag(weights.sum(axis=1)) - weights)
 
 

@@ -71,6 +71,7 @@ class _Pairs(BoundedNewton):
         self.between = self.labels[self.i] != self.labels[self.j]
 
     def derivatives(self, r: FloatArray) -> Derivatives:
+        """Return the derivatives of F."""
         gap = r[self.i] - r[self.j]
         above, below = expit(gap), expit(-gap)
         net = self.lost * above - self.won * below
@@ -82,14 +83,17 @@ class _Pairs(BoundedNewton):
         )
 
     def slope(self, r: FloatArray, direction: FloatArray) -> float:
+        """Return the derivative of F along a direction."""
         gap = r[self.i] - r[self.j]
         net = self.lost * expit(gap) - self.won * expit(-gap)
         return float(net @ (direction[self.i] - direction[self.j]))
 
     def reach(self, direction: FloatArray) -> float:
+        """Return the largest difference between responses compared."""
         return float(np.abs(direction[self.i] - direction[self.j]).max())
 
     def laplacian(self, weights: FloatArray) -> FloatArray:
+        """Return the (K, K) Laplacian."""
         matrix = np.diag(self._sum(weights))
         matrix[self.i, self.j] = matrix[self.j, self.i] = -weights
         return matrix

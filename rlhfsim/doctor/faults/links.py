@@ -65,16 +65,18 @@ def _clip_before_alpha(a: Anatomy, case: Case) -> Anatomy:
     )
 
 
-def _exchanged(a: Anatomy, case: Case) -> Anatomy:
-    alpha, gamma = case.settings["gamma"], case.settings["alpha"]
-    return replace(
-        a,
-        score=_practical(
-            lambda u: np.clip(alpha * u, -88.0, 20.0),
-            lambda u: _between(-88.0, 20.0, alpha * u, alpha),
-            gamma,
-        ),
+def _clipped_product(alpha: float, low: float, high: float, linear: float) -> Curve:
+    """Return the practical link, which clips `alpha u`."""
+    return _practical(
+        lambda u: np.clip(alpha * u, low, high),
+        lambda u: _between(low, high, alpha * u, alpha),
+        linear,
     )
+
+
+def _exchanged(a: Anatomy, case: Case) -> Anatomy:
+    alpha, gamma = case.settings["alpha"], case.settings["gamma"]
+    return replace(a, score=_clipped_product(gamma, -88.0, 20.0, alpha))
 
 
 def _exponential_only(a: Anatomy, case: Case) -> Anatomy:
@@ -118,14 +120,7 @@ def _one_bound(lower: bool) -> Callable[[Anatomy, Case], Anatomy | None]:
 
 def _bounds_exchanged(a: Anatomy, case: Case) -> Anatomy:
     alpha, gamma = case.settings["alpha"], case.settings["gamma"]
-    return replace(
-        a,
-        score=_practical(
-            lambda u: np.clip(alpha * u, -20.0, 88.0),
-            lambda u: _between(-20.0, 88.0, alpha * u, alpha),
-            gamma,
-        ),
-    )
+    return replace(a, score=_clipped_product(alpha, -20.0, 88.0, gamma))
 
 
 def _exponential_detached(a: Anatomy, case: Case) -> Anatomy:
