@@ -7,7 +7,8 @@ the number of threads nor on the batch a row is in.  Everything is inlined into 
 second copy of a loop may be optimised into another order of its sum, and which copy runs would then
 depend on whether the code was compiled or loaded.  And a loop that sums stores nothing: before a
 loop over arrays that it also writes to, the compiler tests whether they are near each other in
-memory, and takes another order if so.  No kernel assumes the absence of NaN except in `larger` and
+memory, and takes another order if so.  Loops over `rlhfsim.kernels.vectors` are `EXACT`: the order
+of their sums is written down, and they may store.  No kernel assumes the absence of NaN except in `larger` and
 `smaller`, whose operands are checked by their bits in the same loop.
 """
 
@@ -21,6 +22,7 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from numba import njit
+from numba.extending import intrinsic as _intrinsic
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
@@ -55,6 +57,11 @@ def _compiler(**options: Any) -> Callable[[_Function], _Function]:
         return cast(_Function, compiled)
 
     return decorate
+
+
+def intrinsic(function: Callable[..., Any]) -> Any:
+    """Register an intrinsic; calls of what comes back have not the signature of the function."""
+    return _intrinsic(function)
 
 
 EXACT = _compiler(forceinline=True, fastmath={"contract"})

@@ -453,7 +453,7 @@ def by_hand(divergence, reward, reference, beta, tamper=None):
     r, p = np.array(reward, dtype=float), np.array(reference, dtype=float)
     n_blocks = -(-r.size // blocks.BLOCK)
     state, sums = np.zeros(blocks.STATE), np.zeros((n_blocks, blocks.WIDTH))
-    policy, fields, sample = np.empty_like(r), np.zeros(blocks.FIELDS), np.empty((3, blocks.SAMPLE))
+    policy, fields, sample = np.empty_like(r), np.zeros(blocks.FIELDS), np.empty(3 * blocks.SAMPLE)
     desk = np.empty((blocks.DESK_ROWS, blocks.DESK))
     singles = np.empty((blocks.SINGLE_ROWS, blocks.DESK), np.float32)
     work = rows.start(kind, r, p, beta, weights, np.nan, state, sample, desk, singles)
@@ -944,7 +944,7 @@ def test_a_guess_replaces_the_sample(monkeypatch):
     best = solve(reward, reference, ChiSquared(), 0.2).multiplier
     for guess, first in ((np.nan, None), (float(best), float(best))):
         state = np.empty(blocks.STATE)
-        sample = np.full((3, blocks.SAMPLE), np.nan)
+        sample = np.full(3 * blocks.SAMPLE, np.nan)
         desk, singles = np.empty((blocks.DESK_ROWS, blocks.DESK)), np.empty((3, 1024), np.float32)
         weights = weights_of(ChiSquared())
         rows.start(

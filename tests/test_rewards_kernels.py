@@ -24,9 +24,10 @@ from sklearn.linear_model import LogisticRegression
 from rlhfsim import threads
 from rlhfsim.compiling import EXACT
 from rlhfsim.data import PairCounts, PreferenceData, count_pairs
+from rlhfsim.kernels.elementary import log_one_plus_ratio
+from rlhfsim.kernels.vectors import LANES, load, spread, store, total
 from rlhfsim.rewards import Tabular, fit_reward
 from rlhfsim.rewards.compiled import conjugate, lanes, launch, tables
-from rlhfsim.rewards.compiled.vectors import LANES, load, log_one_plus_ratio, spread, store, total
 
 
 @pytest.fixture(autouse=True)

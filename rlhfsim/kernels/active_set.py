@@ -25,24 +25,34 @@ import math
 import numpy as np
 
 from rlhfsim.checks import FloatArray
-from rlhfsim.compiling import EXACT, SUMS
+from rlhfsim.compiling import EXACT
 from rlhfsim.kernels.blocks import (
     BAD,
     BLOCK,
-    CHUNK,
     GENERAL,
+    NEAR,
+    SAMPLE,
+    STRIDE,
     SingleArray,
     certify,
-    fetch_ahead,
     rounding,
-    scan,
     sums_to_one,
     supported,
     take_sample,
-    total,
+    total_of,
     usable,
 )
-from rlhfsim.kernels.intrinsics import fma
+from rlhfsim.kernels.intrinsics import borrow, fma, larger, prefetch, prefetch_to_write, smaller
+from rlhfsim.kernels.vectors import (
+    LANES,
+    greatest,
+    least,
+    put,
+    spread,
+    take,
+    total,
+    where_greater,
+)
 
 # Passes.
 _SCAN, _STEP, _WRITE = 1, 2, 3
@@ -54,54 +64,86 @@ _BETA, _ANCHOR, _SHIFT, _SET, _PASSES, _SHARE = range(6)
 
 _MAX_PASSES = 64
 _SAMPLE_STEPS = 12
+# A step from which the next one is small beside what a sample can tell.
+_ROUGH = 0.2
 
 
-@SUMS
+@EXACT
+def _scan(
+    r: FloatArray, p: FloatArray, o: FloatArray, first: int, end: int, anchor: float, inverse: float
+) -> tuple[float, float, float, float, float, float, float]:
+    """Return max r, min r, sum p, min p, and `P`, `sum_S p s` and `sum p s` at lambda = anchor."""
+    near = r.size <= NEAR
+    high, low, rarest = spread(-np.inf), spread(np.inf), spread(np.inf)
+    mass, active, scores, everything = spread(0.0), spread(0.0), spread(0.0), spread(0.0)
+    for begin in range(first, end, STRIDE):
+        a, b, c, d = spread(0.0), spread(0.0), spread(0.0), spread(0.0)
+        for i in range(begin, min(begin + STRIDE, end), LANES):
+            if near:
+                prefetch_to_write(o, i)
+            x, q = take(r, i, end, r[first]), take(p, i, end, 0.0)
+            high, low = larger(high, x), smaller(low, x)
+            rarest = smaller(rarest, take(p, i, end, 1.0))
+            s = (x - anchor) * inverse
+            inside = where_greater(s, -1.0, q, 0.0)
+            a = a + q
+            b = b + inside
+            c = fma(inside, s, c)
+            d = fma(q, s, d)
+        mass, active = mass + a, active + b
+        scores, everything = scores + c, everything + d
+    return (
+        greatest(high), least(low), total(mass), least(rarest),
+        total(active), total(scores), total(everything),
+    )  # fmt: skip
+
+
+@EXACT
 def _step(
-    r: FloatArray, p: FloatArray, anchor: float, inverse: float
-) -> tuple[float, float, float]:
-    """Return `P`, `sum_S p s` and `sum p s` at lambda = anchor."""
-    active, scores, everything = 0.0, 0.0, 0.0
-    for i in range(r.size):
-        q = np.float64(p[i])
-        s = (np.float64(r[i]) - anchor) * inverse
-        inside = q if s > -1.0 else 0.0
-        active += inside
-        scores += inside * s
-        everything += q * s
-    return active, scores, everything
+    r: FloatArray, p: FloatArray, first: int, end: int, anchor: float, inverse: float
+) -> tuple[float, float]:
+    """Return `P` and `sum_S p s` at lambda = anchor."""
+    active, scores = spread(0.0), spread(0.0)
+    for begin in range(first, end, STRIDE):
+        a, b = spread(0.0), spread(0.0)
+        for i in range(begin, min(begin + STRIDE, end), LANES):
+            s = (take(r, i, end, 0.0) - anchor) * inverse
+            inside = where_greater(s, -1.0, take(p, i, end, 0.0), 0.0)
+            a = a + inside
+            b = fma(inside, s, b)
+        active, scores = active + a, scores + b
+    return total(active), total(scores)
 
 
 @EXACT
 def _write(
-    r: FloatArray, p: FloatArray, o: FloatArray, anchor: float, inverse: float, shift: float
-) -> None:
-    """Write the policy."""
-    for begin in range(0, r.size, CHUNK):
-        fetch_ahead(r, p, begin, CHUNK)
-        end = min(begin + CHUNK, r.size)
-        rc, pc, oc = r[begin:end], p[begin:end], o[begin:end]
-        for i in range(rc.size):
-            s = fma(np.float64(rc[i]) - anchor, inverse, -shift)
-            oc[i] = np.float64(pc[i]) * (1.0 + s) if s > -1.0 else 0.0
-
-
-@SUMS
-def _measure(
-    r: FloatArray, p: FloatArray, o: FloatArray, anchor: float, inverse: float, shift: float
-) -> tuple[float, float, float, float, float]:
-    """Return `P, sum pi, sum pi s, sum p m, sum p m^2` of what was written."""
-    active, written, gain, linear, square = 0.0, 0.0, 0.0, 0.0, 0.0
-    for i in range(r.size):
-        q, x = np.float64(p[i]), np.float64(o[i])
-        s = fma(np.float64(r[i]) - anchor, inverse, -shift)
-        m = s if s > -1.0 else -1.0
-        active += q if s > -1.0 else 0.0
-        written += x
-        gain += x * m
-        linear += q * m
-        square += q * (m * m)
-    return active, written, gain, linear, square
+    r: FloatArray, p: FloatArray, o: FloatArray, first: int, end: int, anchor: float,
+    inverse: float, shift: float,
+) -> tuple[float, float, float, float, float]:  # fmt: skip
+    """Write the policy; return `P, sum pi, sum pi s, sum p m, sum p m^2` of what was written."""
+    near, ahead = r.size <= NEAR, max(r.size, BLOCK)
+    active, written = spread(0.0), spread(0.0)
+    gain, linear, square = spread(0.0), spread(0.0), spread(0.0)
+    for begin in range(first, end, STRIDE):
+        a, b, c, d, e = spread(0.0), spread(0.0), spread(0.0), spread(0.0), spread(0.0)
+        for i in range(begin, min(begin + STRIDE, end), LANES):
+            if near:
+                prefetch(r, i + ahead)
+                prefetch(p, i + ahead)
+            q = take(p, i, end, 0.0)
+            s = fma(take(r, i, end, 0.0) - anchor, inverse, -shift)
+            m = larger(s, -1.0)
+            put(o, i, end, q * (m + 1.0))
+            x = take(o, i, end, 0.0)
+            a = a + where_greater(s, -1.0, q, 0.0)
+            b = b + x
+            c = fma(x, m, c)
+            y = q * m
+            d = d + y
+            e = fma(y, m, e)
+        active, written, gain = active + a, written + b, gain + c
+        linear, square = linear + d, square + e
+    return total(active), total(written), total(gain), total(linear), total(square)
 
 
 @EXACT
@@ -121,13 +163,17 @@ def start(
         state[_ANCHOR] = r[0]
         return _SCAN
     anchor, before = mean, -1.0
+    x, q = borrow(sample, 0, n), borrow(sample, SAMPLE, n)
     for _ in range(_SAMPLE_STEPS):
-        active, scores, _everything = _step(sample[0, :n], sample[1, :n], anchor, inverse)
+        active, scores = _step(x, q, 0, n, anchor, inverse)
         # Relative to the sample's mass; from the mean it moves to the right.
         if not (active > 0.0 and active != before):
             break
-        anchor += beta * ((active - mass + scores) / active)
+        shift = (active - mass + scores) / active
+        anchor += beta * shift
         before = active
+        if abs(shift) < _ROUGH:
+            break
     state[_ANCHOR] = anchor
     return _SCAN
 
@@ -141,21 +187,26 @@ def run(
     inverse, anchor, shift = 1.0 / state[_BETA], state[_ANCHOR], state[_SHIFT]
     for k in range(first, last):
         begin, end = k * BLOCK, min(r.size, (k + 1) * BLOCK)
-        rk, pk, ok = r[begin:end], p[begin:end], o[begin:end]
         if work == _WRITE:
-            _write(rk, pk, ok, anchor, inverse, shift)
-            active, written, gain, linear, square = _measure(rk, pk, ok, anchor, inverse, shift)
+            active, written, gain, linear, square = _write(
+                r, p, o, begin, end, anchor, inverse, shift
+            )
             sums[k, _ACTIVE], sums[k, _WRITTEN], sums[k, _GAIN] = active, written, gain
             sums[k, _LINEAR], sums[k, _SQUARE] = linear, square
             continue
         if work == _SCAN:
-            high, low, mass, rarest, clean = scan(rk, pk)
-            if clean and rarest == 0.0:
-                high, low = supported(rk, pk)
+            high, low, mass, rarest, active, scores, everything = _scan(
+                r, p, o, begin, end, anchor, inverse
+            )
+            if rarest == 0.0:
+                high, low = supported(r[begin:end], p[begin:end])
             sums[k, _HIGH], sums[k, _LOW] = high, low
-            sums[k, _MASS] = mass if clean else np.nan
-        active, scores, everything = _step(rk, pk, anchor, inverse)
-        sums[k, _ACTIVE], sums[k, _SCORES], sums[k, _ALL] = active, scores, everything
+            # Of what is not finite, a sum is not finite either.
+            sums[k, _MASS] = mass if rarest >= 0.0 else np.nan
+            sums[k, _ALL] = everything
+        else:
+            active, scores = _step(r, p, begin, end, anchor, inverse)
+        sums[k, _ACTIVE], sums[k, _SCORES] = active, scores
 
 
 @EXACT
@@ -167,9 +218,9 @@ def decide(
     state[_PASSES] += 1.0
     if state[_PASSES] > _MAX_PASSES:
         return GENERAL
-    active = total(sums, _ACTIVE, n_blocks)
+    active = total_of(sums, _ACTIVE, n_blocks)
     if work == _WRITE:
-        written = total(sums, _WRITTEN, n_blocks)
+        written = total_of(sums, _WRITTEN, n_blocks)
         if _same(active, state[_SET]):
             return _finish(size, state, sums, n_blocks, eps, written, fields)
         if not active > 0.0:
@@ -181,7 +232,8 @@ def decide(
         verdict = _check(size, state, sums, n_blocks, eps)
         if verdict != 0:
             return verdict
-    return _next(size, active, state, sums, n_blocks)
+        return _next(size, active, True, state, sums, n_blocks)
+    return _next(size, active, False, state, sums, n_blocks)
 
 
 @EXACT
@@ -192,7 +244,7 @@ def _same(mass: float, other: float) -> bool:
 
 @EXACT
 def _check(size: int, state: FloatArray, sums: FloatArray, n_blocks: int, eps: float) -> int:
-    mass = total(sums, _MASS, n_blocks)
+    mass = total_of(sums, _MASS, n_blocks)
     if not sums_to_one(mass, size, eps):
         return BAD
     high, low = -np.inf, np.inf
@@ -203,17 +255,21 @@ def _check(size: int, state: FloatArray, sums: FloatArray, n_blocks: int, eps: f
 
 
 @EXACT
-def _next(size: int, active: float, state: FloatArray, sums: FloatArray, n_blocks: int) -> int:
+def _next(
+    size: int, active: float, first: bool, state: FloatArray, sums: FloatArray, n_blocks: int
+) -> int:
     """Take the Newton step; write if the active set is not likely to change any more."""
-    # Where all are active, and by Jensen a lower bound of lambda anywhere.
-    everything = (state[_SHARE] - 1.0 + total(sums, _ALL, n_blocks)) / state[_SHARE]
-    shift = everything
+    shift = -np.inf
     if active > 0.0:
-        shift = max(shift, (active - 1.0 + total(sums, _SCORES, n_blocks)) / active)
+        shift = (active - 1.0 + total_of(sums, _SCORES, n_blocks)) / active
+    if first:
+        # Where all are active, and by Jensen a lower bound of lambda anywhere.
+        everything = total_of(sums, _ALL, n_blocks)
+        shift = max(shift, (state[_SHARE] - 1.0 + everything) / state[_SHARE])
     if not abs(shift) < 1e300:
         return GENERAL
     # Write once the set repeats, or is likely to: about size times the shift responses change side.
-    if active > 0.0 and (_same(active, state[_SET]) or size * abs(shift) < 0.5):
+    if active > 0.0 and (_same(active, state[_SET]) or size * abs(shift) < 2.0):
         state[_SHIFT], state[_SET] = shift, active
         return _WRITE
     state[_ANCHOR] += state[_BETA] * shift
@@ -227,8 +283,8 @@ def _finish(
     fields: FloatArray,
 ) -> int:  # fmt: skip
     beta = state[_BETA]
-    gain, square = total(sums, _GAIN, n_blocks), total(sums, _SQUARE, n_blocks)
-    gap = total(sums, _LINEAR, n_blocks) + square - gain
+    gain, square = total_of(sums, _GAIN, n_blocks), total_of(sums, _SQUARE, n_blocks)
+    gap = total_of(sums, _LINEAR, n_blocks) + square - gain
     margin = rounding(size, eps)
     # By Cauchy and Schwarz `sum p |m|` is at most the root.
     tolerance = margin * (math.sqrt(square * state[_SHARE]) + square + margin)

@@ -14,12 +14,16 @@ from numpy.typing import NDArray
 
 from rlhfsim.checks import ROW_SUM_TOLERANCE, FloatArray
 from rlhfsim.compiling import EXACT, SUMS
-from rlhfsim.kernels.intrinsics import bits, larger, prefetch, smaller
+from rlhfsim.kernels.intrinsics import bits, fma, larger, prefetch, prefetch_to_write, smaller
+from rlhfsim.kernels.vectors import LANES, spread, store, take, total
 
 #: Responses per block: reward, reference and policy of a block together fit in a first-level cache.
 BLOCK = 1024
-#: Responses between two requests for what comes a block later.
-CHUNK = 64
+#: Responses whose terms go to one partial sum per lane, of which a block has several.
+STRIDE = 256
+#: Responses up to which it pays to ask for a row's policy, and for the next row, a pass ahead: all
+#: three fit in a second-level cache.  Longer rows are fetched in time as they are read.
+NEAR = 8 * BLOCK
 #: Partial sums that a pass may leave per block.
 WIDTH = 8
 #: Numbers that a row may carry from pass to pass.
@@ -70,14 +74,21 @@ def scan(r: FloatArray, p: FloatArray) -> tuple[float, float, float, float, bool
 
 
 @EXACT
-def fetch_ahead(r: FloatArray, p: FloatArray, begin: int, length: int) -> None:
-    """Ask for entries that are one block further on: of the same row, or of the next one.
+def fetch_policy(o: FloatArray, begin: int, length: int) -> None:
+    """Ask for entries of the policy that a later pass will write."""
+    if o.size <= NEAR:
+        for i in range(begin, begin + length, 8):
+            prefetch_to_write(o, i)
 
-    Memory then works while the arithmetic of this block goes on.
-    """
-    for i in range(begin + BLOCK, begin + BLOCK + length, 8):
-        prefetch(r, i)
-        prefetch(p, i)
+
+@EXACT
+def fetch_next(r: FloatArray, p: FloatArray, begin: int, length: int) -> None:
+    """Ask for entries of the next row, or further down."""
+    if r.size <= NEAR:
+        ahead = max(r.size, BLOCK)
+        for i in range(begin + ahead, begin + ahead + length, 8):
+            prefetch(r, i)
+            prefetch(p, i)
 
 
 @EXACT
@@ -94,32 +105,27 @@ def supported(r: FloatArray, p: FloatArray) -> tuple[float, float]:
 def take_sample(r: FloatArray, p: FloatArray, sample: FloatArray) -> tuple[int, float, float]:
     """Copy pieces from all over the row to `sample`; return their number, mass and mean reward.
 
-    A short row is copied whole.  Rows may be sorted, so the pieces are spread evenly.
+    A short row is copied whole, and filled up with responses of mass 0.  Rows may be sorted, so the
+    pieces are spread evenly.
     """
-    n = r.size if r.size <= _WHOLE else (_FEW if r.size <= 8 * BLOCK else SAMPLE)
-    pieces = 1 if n == r.size else _PIECES
-    length = n // pieces
-    stride = (r.size - length) // (_PIECES - 1)
+    pieces, length, stride = 1, -(-r.size // LANES) * LANES, 0
+    if r.size > _WHOLE:
+        pieces = _PIECES
+        length = (_FEW if r.size <= 8 * BLOCK else SAMPLE) // pieces
+        stride = (r.size - length) // (pieces - 1)
+    mass, weighted, n = spread(0.0), spread(0.0), 0
     for k in range(pieces):
-        rk, pk = r[k * stride : k * stride + length], p[k * stride : k * stride + length]
-        x, q = sample[0, k * length : (k + 1) * length], sample[1, k * length : (k + 1) * length]
-        for i in range(length):
-            x[i], q[i] = rk[i], pk[i]
-    mass, weighted = _mass_and_moment(sample[0, :n], sample[1, :n])
-    return n, mass, weighted / mass
-
-
-@SUMS
-def _mass_and_moment(r: FloatArray, p: FloatArray) -> tuple[float, float]:
-    mass, weighted = 0.0, 0.0
-    for i in range(r.size):
-        mass += p[i]
-        weighted += p[i] * r[i]
-    return mass, weighted
+        for i in range(k * stride, k * stride + length, LANES):
+            x, q = take(r, i, r.size, r[0]), take(p, i, r.size, 0.0)
+            store(sample, n, x)
+            store(sample, SAMPLE + n, q)
+            mass, weighted, n = mass + q, fma(q, x, weighted), n + LANES
+    share = total(mass)
+    return n, share, total(weighted) / share
 
 
 @EXACT
-def total(sums: FloatArray, column: int, n_blocks: int) -> float:
+def total_of(sums: FloatArray, column: int, n_blocks: int) -> float:
     """Return the sum of a column, by Neumaier's compensated summation."""
     value, lost = 0.0, 0.0
     for b in range(n_blocks):

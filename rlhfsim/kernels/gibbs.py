@@ -19,24 +19,25 @@ Source: arXiv 2205.11275 (the optimum); the identity of the gap is derived, from
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 
 from rlhfsim.checks import FloatArray
-from rlhfsim.compiling import EXACT, SUMS
+from rlhfsim.compiling import EXACT
 from rlhfsim.kernels.blocks import (
     BAD,
     BLOCK,
-    CHUNK,
     GENERAL,
+    NEAR,
+    STRIDE,
     SingleArray,
     certify,
-    fetch_ahead,
     rounding,
     scan,
     sums_to_one,
     supported,
-    total,
+    total_of,
     usable,
 )
 from rlhfsim.kernels.elementary import (
@@ -47,7 +48,17 @@ from rlhfsim.kernels.elementary import (
     far_power_parts,
     power_parts,
 )
-from rlhfsim.kernels.intrinsics import fma
+from rlhfsim.kernels.intrinsics import fma, larger, prefetch, prefetch_to_write, smaller
+from rlhfsim.kernels.vectors import (
+    LANES,
+    greatest,
+    least,
+    put,
+    spread,
+    take,
+    total,
+    where_greater,
+)
 
 # Passes.
 _WEIGH, _SCALE, _EXPAND = 1, 2, 3
@@ -66,87 +77,109 @@ _TINY = 1e-200
 
 
 @EXACT
-def _miss(f: float, e: float) -> float:
+def _miss(f: Any, e: Any) -> Any:
     """Return eps of `e = 2^f`, by Pade's approximant."""
     square = f * f
-    a = 1.0 + square * _TENTH
-    b = f * (_HALF + square * _LAST)
-    return e * (a - b) - a - b
+    a = fma(square, _TENTH, 1.0)
+    b = f * fma(square, _LAST, _HALF)
+    return fma(e, a - b, -a) - b
+
+
+@EXACT
+def _ends(r: FloatArray, o: FloatArray, first: int, end: int) -> tuple[float, float]:
+    """Return max r and min r of a block."""
+    near, high, low = r.size <= NEAR, spread(-np.inf), spread(np.inf)
+    for i in range(first, end, LANES):
+        if near:
+            prefetch_to_write(o, i)
+        x = take(r, i, end, r[first])
+        high, low = larger(high, x), smaller(low, x)
+    return greatest(high), least(low)
 
 
 @EXACT
 def _weigh(
-    r: FloatArray, p: FloatArray, o: FloatArray, top: float, scale: float, rest: float,
-    miss: FloatArray,
-) -> None:  # fmt: skip
-    """Write `o = p e^s`, `s = (r - top)/beta`, and eps."""
-    for begin in range(0, r.size, CHUNK):
-        fetch_ahead(r, p, begin, CHUNK)
-        end = min(begin + CHUNK, r.size)
-        rc, pc, oc, mc = r[begin:end], p[begin:end], o[begin:end], miss[begin:end]
-        for i in range(rc.size):
-            f, e, u = power_parts(np.float64(rc[i]) - top, scale, rest)
-            oc[i] = np.float64(pc[i]) * u
-            mc[i] = _miss(f, e)
+    r: FloatArray, p: FloatArray, o: FloatArray, first: int, end: int, top: float, scale: float,
+    rest: float,
+) -> tuple[float, float, float, float]:  # fmt: skip
+    """Write `o = p e^s`, `s = (r - top)/beta`; return sum p, min p, sum o, sum o eps^2."""
+    near, ahead = r.size <= NEAR, max(r.size, BLOCK)
+    rarest = spread(np.inf)
+    mass, weight, missed = spread(0.0), spread(0.0), spread(0.0)
+    for begin in range(first, end, STRIDE):
+        a, b, c = spread(0.0), spread(0.0), spread(0.0)
+        for i in range(begin, min(begin + STRIDE, end), LANES):
+            if near:
+                prefetch(r, i + ahead)
+                prefetch(p, i + ahead)
+            x, q = take(r, i, end, r[first]), take(p, i, end, 0.0)
+            rarest = smaller(rarest, take(p, i, end, 1.0))
+            f, e, u = power_parts(x - top, scale, rest)
+            put(o, i, end, q * u)
+            y, eps = take(o, i, end, 0.0), _miss(f, e)
+            a = a + q
+            b = b + y
+            c = fma(y, eps * eps, c)
+        mass, weight, missed = mass + a, weight + b, missed + c
+    return total(mass), least(rarest), total(weight), total(missed)
 
 
 @EXACT
 def _weigh_far(
-    r: FloatArray, p: FloatArray, o: FloatArray, top: float, scale: float, rest: float,
-    miss: FloatArray,
-) -> None:  # fmt: skip
-    """`_weigh` where some p are 0, or some e^s underflow."""
-    for i in range(r.size):
-        q = np.float64(p[i])
-        d = np.float64(r[i]) - top if q > 0.0 else 0.0
-        f, e, u = far_power_parts(d, scale, rest)
-        o[i] = q * u
-        miss[i] = _miss(f, e)
-
-
-@SUMS
-def _sum_up(o: FloatArray, miss: FloatArray) -> tuple[float, float]:
-    """Return the sums of `o` and of `o eps^2`."""
-    weight, missed = 0.0, 0.0
-    for i in range(o.size):
-        x, eps = np.float64(o[i]), miss[i]
-        weight += x
-        missed += x * (eps * eps)
-    return weight, missed
+    r: FloatArray, p: FloatArray, o: FloatArray, first: int, end: int, top: float, scale: float,
+    rest: float,
+) -> tuple[float, float]:  # fmt: skip
+    """`_weigh` where some p are 0, or some e^s underflow; return sum o and sum o eps^2."""
+    weight, missed = spread(0.0), spread(0.0)
+    for begin in range(first, end, STRIDE):
+        b, c = spread(0.0), spread(0.0)
+        for i in range(begin, min(begin + STRIDE, end), LANES):
+            q = take(p, i, end, 0.0)
+            d = where_greater(q, 0.0, take(r, i, end, 0.0) - top, 0.0)
+            f, e, u = far_power_parts(d, scale, rest)
+            put(o, i, end, q * u)
+            y, eps = take(o, i, end, 0.0), _miss(f, e)
+            b = b + y
+            c = fma(y, eps * eps, c)
+        weight, missed = weight + b, missed + c
+    return total(weight), total(missed)
 
 
 @EXACT
 def _expand(
-    r: FloatArray, p: FloatArray, o: FloatArray, top: float, inverse: float, miss: FloatArray,
-    excess: FloatArray,
-) -> None:  # fmt: skip
-    """`_weigh` for small |s|, and `p (e^s - 1)`."""
-    for i in range(r.size):
-        q = np.float64(p[i])
-        s = (np.float64(r[i]) - top) * inverse if q > 0.0 else 0.0
-        x = exp_minus_one(s)
-        a = 1.0 + s * s * 0.1
-        b = s * (0.5 + s * s * (1.0 / 120.0))
-        miss[i] = x * (a - b) - 2.0 * b
-        excess[i] = q * x
-        o[i] = q + q * x
+    r: FloatArray, p: FloatArray, o: FloatArray, first: int, end: int, top: float, inverse: float
+) -> tuple[float, float, float]:
+    """`_weigh` for small |s|; return sum p (e^s - 1), sum o and sum o eps^2."""
+    excess, weight, missed = spread(0.0), spread(0.0), spread(0.0)
+    for begin in range(first, end, STRIDE):
+        a, b, c = spread(0.0), spread(0.0), spread(0.0)
+        for i in range(begin, min(begin + STRIDE, end), LANES):
+            q = take(p, i, end, 0.0)
+            s = where_greater(q, 0.0, (take(r, i, end, 0.0) - top) * inverse, 0.0)
+            x = exp_minus_one(s)
+            square = s * s
+            above = fma(square, 0.1, 1.0)
+            beside = s * fma(square, 1.0 / 120.0, 0.5)
+            put(o, i, end, fma(q, x, q))
+            y, eps = take(o, i, end, 0.0), fma(x, above - beside, -(beside + beside))
+            a = fma(q, x, a)
+            b = b + y
+            c = fma(y, eps * eps, c)
+        excess, weight, missed = excess + a, weight + b, missed + c
+    return total(excess), total(weight), total(missed)
 
 
-@SUMS
-def _sum_of(x: FloatArray) -> float:
-    total = 0.0
-    for i in range(x.size):
-        total += x[i]
-    return total
-
-
-@SUMS
-def _scale(o: FloatArray, factor: float) -> float:
-    mass = 0.0
-    for i in range(o.size):
-        o[i] = np.float64(o[i]) * factor
-        mass += np.float64(o[i])
-    return mass
+@EXACT
+def _scale(o: FloatArray, first: int, end: int, factor: float) -> float:
+    """Multiply the policy; return its sum."""
+    mass = spread(0.0)
+    for begin in range(first, end, STRIDE):
+        a = spread(0.0)
+        for i in range(begin, min(begin + STRIDE, end), LANES):
+            put(o, i, end, take(o, i, end, 0.0) * factor)
+            a = a + take(o, i, end, 0.0)
+        mass = mass + a
+    return total(mass)
 
 
 @EXACT
@@ -172,27 +205,27 @@ def run(
     rest = LOG2_E_REST * inverse + fma(LOG2_E, inverse, -scale) + LOG2_E * missing
     for k in range(first, last):
         begin, end = k * BLOCK, min(r.size, (k + 1) * BLOCK)
-        rk, pk, ok = r[begin:end], p[begin:end], o[begin:end]
         if work == _SCALE:
-            sums[k, _WEIGHT] = _scale(ok, sums[k, _FACTOR])
+            sums[k, _WEIGHT] = _scale(o, begin, end, sums[k, _FACTOR])
         elif work == _EXPAND:
-            _expand(rk, pk, ok, state[_TOP], inverse, desk[0], desk[1])
-            sums[k, _EXCESS] = _sum_of(desk[1, : end - begin])
-            sums[k, _WEIGHT], sums[k, _MISS] = _sum_up(ok, desk[0])
+            excess, weight, missed = _expand(r, p, o, begin, end, state[_TOP], inverse)
+            sums[k, _EXCESS], sums[k, _WEIGHT], sums[k, _MISS] = excess, weight, missed
         else:
-            high, low, mass, rarest, clean = scan(rk, pk)
-            if clean and rarest == 0.0:
-                high, low = supported(rk, pk)
-            sums[k, _HIGH], sums[k, _LOW] = high, low
-            sums[k, _MASS] = mass if clean else np.nan
-            if not clean or high == -np.inf:
-                ok[:] = 0.0
-                desk[0, : end - begin] = 0.0
-            elif rarest > 0.0 and (high - low) * inverse < _FAR:
-                _weigh(rk, pk, ok, high, scale, rest, desk[0])
-            else:
-                _weigh_far(rk, pk, ok, high, scale, rest, desk[0])
-            sums[k, _WEIGHT], sums[k, _MISS] = _sum_up(ok, desk[0])
+            high, low = _ends(r, o, begin, end)
+            mass, rarest, weight, missed = _weigh(r, p, o, begin, end, high, scale, rest)
+            if not (rarest > 0.0 and (high - low) * inverse < _FAR):
+                high, low, mass, rarest, clean = scan(r[begin:end], p[begin:end])
+                if clean and rarest == 0.0:
+                    high, low = supported(r[begin:end], p[begin:end])
+                mass = mass if clean else np.nan
+                weight, missed = 0.0, 0.0
+                if clean and high > -np.inf:
+                    weight, missed = _weigh_far(r, p, o, begin, end, high, scale, rest)
+                else:
+                    o[begin:end] = 0.0
+            # What is not finite leaves a sum that is not.
+            sums[k, _HIGH], sums[k, _LOW], sums[k, _MASS] = high, low, mass
+            sums[k, _WEIGHT], sums[k, _MISS] = weight, missed
 
 
 @EXACT
@@ -205,13 +238,13 @@ def decide(
         return _after_weighing(size, state, sums, n_blocks, eps)
     beta, reach = state[_BETA], state[_REACH]
     if work == _EXPAND:
-        state[_TOTAL] = weight = total(sums, _WEIGHT, n_blocks)
-        state[_SHIFT] = math.log1p(total(sums, _EXCESS, n_blocks) + (state[_SHARE] - 1.0))
-        state[_GAP] = total(sums, _MISS, n_blocks)
+        state[_TOTAL] = weight = total_of(sums, _WEIGHT, n_blocks)
+        state[_SHIFT] = math.log1p(total_of(sums, _EXCESS, n_blocks) + (state[_SHARE] - 1.0))
+        state[_GAP] = total_of(sums, _MISS, n_blocks)
         sums[:n_blocks, _FACTOR] = 1.0 / weight
         return _SCALE
     shift = state[_SHIFT]
-    mass = total(sums, _WEIGHT, n_blocks)
+    mass = total_of(sums, _WEIGHT, n_blocks)
     # eps has a part that all responses share: what log Z is off by.
     gap = shift * (1.0 - mass) + state[_GAP] + (state[_TOTAL] * math.exp(-shift) - 1.0) ** 2
     margin = rounding(size, eps)
@@ -227,7 +260,7 @@ def decide(
 def _after_weighing(
     size: int, state: FloatArray, sums: FloatArray, n_blocks: int, eps: float
 ) -> int:
-    share = total(sums, _MASS, n_blocks)
+    share = total_of(sums, _MASS, n_blocks)
     if not sums_to_one(share, size, eps):
         return BAD
     high, low = -np.inf, np.inf
@@ -248,13 +281,13 @@ def _after_weighing(
             sums[k, _MISS] += sums[k, _WEIGHT] * (log_factor - math.log(factor)) ** 2
         sums[k, _WEIGHT] *= factor
         sums[k, _MISS] *= factor
-    z = total(sums, _WEIGHT, n_blocks)
+    z = total_of(sums, _WEIGHT, n_blocks)
     # Where the best responses are very rare, what underflows beside them need not do so in pi.
-    least, far = (1e-17, 500.0) if eps < 1e-10 else (1e-8, 60.0)
-    if not (z > least or (z > (_TINY if eps < 1e-10 else 1e-25) and state[_REACH] < far)):
+    lowest, far = (1e-17, 500.0) if eps < 1e-10 else (1e-8, 60.0)
+    if not (z > lowest or (z > (_TINY if eps < 1e-10 else 1e-25) and state[_REACH] < far)):
         return GENERAL
     state[_SHIFT], state[_TOTAL] = math.log(z), z
-    state[_GAP] = total(sums, _MISS, n_blocks) / z
+    state[_GAP] = total_of(sums, _MISS, n_blocks) / z
     for k in range(n_blocks):
         sums[k, _FACTOR] /= z
     return _SCALE

@@ -142,7 +142,7 @@ def _solve_long_row(
     """Solve one row with its blocks divided among threads; return 1 where it is not DONE."""
     n_blocks = -(-r.size // blocks.BLOCK)
     state, sums = np.empty(blocks.STATE), np.empty((n_blocks, blocks.WIDTH))
-    sample = np.empty((3, blocks.SAMPLE))
+    sample = np.empty(3 * blocks.SAMPLE)
     desks = [
         (
             np.empty((blocks.DESK_ROWS, blocks.DESK)),

@@ -33,19 +33,21 @@ from rlhfsim.kernels.blocks import (
     BLOCK,
     DESK,
     GENERAL,
+    SAMPLE,
     SingleArray,
     certify,
-    fetch_ahead,
+    fetch_next,
+    fetch_policy,
     rounding,
     scan,
     sums_to_one,
     supported,
     take_sample,
-    total,
+    total_of,
     usable,
 )
 from rlhfsim.kernels.elementary import exp, log, log_parts
-from rlhfsim.kernels.intrinsics import fma, smaller
+from rlhfsim.kernels.intrinsics import borrow, fma, smaller
 from rlhfsim.kernels.single import wright_omega
 
 # Passes: the first; from scratch; from the last w; the last.
@@ -118,17 +120,18 @@ def _tail(s: FloatArray, w: FloatArray, gamma: float, log_gamma: float) -> None:
 
 @EXACT
 def _guess(
-    s: FloatArray, gamma: float, log_gamma: float, desk: FloatArray, singles: SingleArray
-) -> None:
-    """Fill rows 1 and 3 of the desk with w, within 2e-5, and gamma/Q."""
-    w, one = desk[1], desk[3]
-    inverse = 1.0 / gamma
-    for i in range(s.size):
-        singles[0, i] = np.float32((1.0 + s[i]) * inverse - log_gamma)
-    wright_omega(singles[0, : s.size], singles[1, : s.size], singles[2, : s.size])
-    for i in range(s.size):
-        w[i] = gamma * np.float64(singles[1, i])
-        one[i] = np.float64(singles[2, i])
+    s: FloatArray, gamma: float, log_gamma: float, w: FloatArray, one: FloatArray,
+    singles: SingleArray,
+) -> None:  # fmt: skip
+    """Fill `w`, within 2e-5, and `one` with gamma/Q."""
+    n, inverse = s.size, 1.0 / gamma
+    z, omega, below = borrow(singles, 0, n), borrow(singles, DESK, n), borrow(singles, 2 * DESK, n)
+    for i in range(n):
+        z[i] = np.float32((1.0 + s[i]) * inverse - log_gamma)
+    wright_omega(z, omega, below)
+    for i in range(n):
+        w[i] = gamma * np.float64(omega[i])
+        one[i] = np.float64(below[i])
 
 
 @EXACT
@@ -184,15 +187,18 @@ def _weigh(
     ratio, slope, bend, third, everything = 0.0, 0.0, 0.0, 0.0, 0.0
     for begin in range(0, r.size, DESK):
         n = min(DESK, r.size - begin)
-        rk, pk, ok = r[begin : begin + n], p[begin : begin + n], o[begin : begin + n]
-        s, w, logs, one = desk[0, :n], desk[1, :n], desk[2, :n], desk[3, :n]
+        rk, pk, ok = borrow(r, begin, n), borrow(p, begin, n), borrow(o, begin, n)
+        s, w, logs, one = (
+            borrow(desk, 0, n),
+            borrow(desk, DESK, n),
+            borrow(desk, 2 * DESK, n),
+            borrow(desk, 3 * DESK, n),
+        )
         least = _scores(rk, pk, anchor, inverse, rest, s)
-        fetch_ahead(r, p, begin, n // 2)
         if follow:
             _follow(ok, gamma, move, w, one)
         else:
-            _guess(s, gamma, log_gamma, desk, singles)
-        fetch_ahead(r, p, begin + n // 2, n // 2)
+            _guess(s, gamma, log_gamma, w, one, singles)
         tail = (1.0 + least) / gamma - log_gamma < _TAIL
         for _ in range(steps):
             if tail:
@@ -247,10 +253,10 @@ def _write(
     written, gain, size, square, entropy, miss = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
     for begin in range(0, r.size, DESK):
         n = min(DESK, r.size - begin)
-        rk, pk, ok = r[begin : begin + n], p[begin : begin + n], o[begin : begin + n]
-        s, w, logs, one, bent = desk[0, :n], desk[1, :n], desk[2, :n], desk[3, :n], desk[4, :n]
+        rk, pk, ok = borrow(r, begin, n), borrow(p, begin, n), borrow(o, begin, n)
+        s, w, logs = borrow(desk, 0, n), borrow(desk, DESK, n), borrow(desk, 2 * DESK, n)
+        one, bent = borrow(desk, 3 * DESK, n), borrow(desk, 4 * DESK, n)
         _scores(rk, pk, anchor, inverse, rest + move, s)
-        fetch_ahead(r, p, begin, n)
         _follow(ok, gamma, move, w, one)
         least = np.inf
         for i in range(n):
@@ -291,10 +297,10 @@ def start(
         return _SCAN
     # By Jensen, `sum p w` is at least the mass at the mean.
     inverse, anchor, left, right = 1.0 / beta, mean, mean, np.inf
+    x, q, w = borrow(sample, 0, n), borrow(sample, SAMPLE, n), borrow(sample, 2 * SAMPLE, n)
     for _ in range(_SAMPLE_STEPS):
         ratio, slope, bend, third, _all = _weigh(
-            sample[0, :n], sample[1, :n], sample[2, :n], anchor, inverse, gamma, log_gamma,
-            0.0, 0.0, 0, False, desk, singles,
+            x, q, w, anchor, inverse, gamma, log_gamma, 0.0, 0.0, 0, False, desk, singles
         )  # fmt: skip
         move = gamma * _root(ratio - mass, slope, bend, third)
         if not abs(move) < np.inf:
@@ -345,12 +351,20 @@ def run(
     log_gamma, rest, move = state[_LOG_GAMMA], state[_REST], state[_MOVE]
     for k in range(first, last):
         begin, end = k * BLOCK, min(r.size, (k + 1) * BLOCK)
-        rk, pk, ok = r[begin:end], p[begin:end], o[begin:end]
+        size = end - begin
+        rk, pk, ok = borrow(r, begin, size), borrow(p, begin, size), borrow(o, begin, size)
+        half = size // 2
+        if work == _SCAN:
+            fetch_policy(o, begin, size)
+        elif work == _WRITE:
+            fetch_next(r, p, begin + half, size - half)
+        else:
+            fetch_next(r, p, begin, half)
         if work == _WRITE:
-            written, gain, size, square, entropy, miss = _write(
+            written, gain, reach, square, entropy, miss = _write(
                 rk, pk, ok, anchor, inverse, gamma, rest, move, desk
             )
-            sums[k, _WRITTEN], sums[k, _GAIN], sums[k, _SIZE] = written, gain, size
+            sums[k, _WRITTEN], sums[k, _GAIN], sums[k, _SIZE] = written, gain, reach
             sums[k, _SQUARE], sums[k, _ENTROPY], sums[k, _MISS] = square, entropy, miss
             continue
         if work == _SCAN:
@@ -384,7 +398,7 @@ def decide(
     if work == _WRITE:
         return _finish(size, state, sums, n_blocks, eps, fields)
     if work == _SCAN:
-        mass = total(sums, _MASS, n_blocks)
+        mass = total_of(sums, _MASS, n_blocks)
         if not sums_to_one(mass, size, eps):
             return BAD
         high, low = -np.inf, np.inf
@@ -399,12 +413,12 @@ def decide(
 @EXACT
 def _next(work: int, state: FloatArray, sums: FloatArray, n_blocks: int) -> int:
     share, gamma = state[_SHARE], state[_GAMMA]
-    excess = total(sums, _RATIO, n_blocks) - 1.0
-    slope, bend = total(sums, _SLOPE, n_blocks), total(sums, _BEND, n_blocks)
-    move = gamma * _root(excess, slope, bend, total(sums, _THIRD, n_blocks))
+    excess = total_of(sums, _RATIO, n_blocks) - 1.0
+    slope, bend = total_of(sums, _SLOPE, n_blocks), total_of(sums, _BEND, n_blocks)
+    move = gamma * _root(excess, slope, bend, total_of(sums, _THIRD, n_blocks))
     # Jensen: at `E_p s = f'(1/sum p)` the convex inverse link has `sum p w >= 1`.
     link = 1.0 / share - 1.0 - gamma * math.log(share)
-    move = max(move, total(sums, _ALL, n_blocks) / share - abs(link))
+    move = max(move, total_of(sums, _ALL, n_blocks) / share - abs(link))
     if not abs(move) < 1e300:
         return GENERAL
     old, beta = state[_ANCHOR], state[_BETA]
@@ -436,12 +450,12 @@ def _finish(
     size: int, state: FloatArray, sums: FloatArray, n_blocks: int, eps: float, fields: FloatArray
 ) -> int:
     beta, gamma = state[_BETA], state[_GAMMA]
-    written, gain = total(sums, _WRITTEN, n_blocks), total(sums, _GAIN, n_blocks)
-    cost = 0.5 * total(sums, _SQUARE, n_blocks) + gamma * total(sums, _ENTROPY, n_blocks)
+    written, gain = total_of(sums, _WRITTEN, n_blocks), total_of(sums, _GAIN, n_blocks)
+    cost = 0.5 * total_of(sums, _SQUARE, n_blocks) + gamma * total_of(sums, _ENTROPY, n_blocks)
     margin = rounding(size, eps)
-    scale = total(sums, _SIZE, n_blocks) + cost + (1.0 + gamma) * margin
+    scale = total_of(sums, _SIZE, n_blocks) + cost + (1.0 + gamma) * margin
     multiplier = state[_ANCHOR] + beta * (state[_REST] + state[_MOVE])
     return certify(
         fields, multiplier, multiplier + beta * (gain - cost),
-        beta * (0.5 * total(sums, _MISS, n_blocks)), written, beta * (margin * scale), margin,
+        beta * (0.5 * total_of(sums, _MISS, n_blocks)), written, beta * (margin * scale), margin,
     )  # fmt: skip

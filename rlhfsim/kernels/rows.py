@@ -11,6 +11,7 @@ from rlhfsim.kernels.blocks import (
     BLOCK,
     DESK,
     DESK_ROWS,
+    FIELDS,
     SAMPLE,
     SINGLE_ROWS,
     STATE,
@@ -18,7 +19,7 @@ from rlhfsim.kernels.blocks import (
     WIDTH,
     SingleArray,
 )
-from rlhfsim.kernels.intrinsics import fetch_add
+from rlhfsim.kernels.intrinsics import borrow, fetch_add
 
 KL, CHI_SQUARED, MIXED = range(3)
 
@@ -75,7 +76,7 @@ def solve_rows(
     `sum_k i_k strides[j, k]`, j = 0, ..., 3, in them, and row n of the policy at `n size` in `o`.
     """
     n_rows, n_blocks, axes = fields.shape[0], (size + BLOCK - 1) // BLOCK, shape.size
-    state, sample = np.empty(STATE), np.empty((3, min(size, SAMPLE)))
+    state, sample = np.empty(STATE), np.empty(3 * SAMPLE)
     sums = np.empty((n_blocks, WIDTH))
     desk, singles = np.empty((DESK_ROWS, DESK)), np.empty((SINGLE_ROWS, DESK), np.float32)
     left = 0
@@ -92,10 +93,11 @@ def solve_rows(
                 at_p += i * strides[1, k]
                 at_b += i * strides[2, k]
                 at_g += i * strides[3, k]
-            rn, pn, on = r[at_r : at_r + size], p[at_p : at_p + size], o[n * size : (n + 1) * size]
+            rn, pn = borrow(r, at_r, size), borrow(p, at_p, size)
+            on, found = borrow(o, n * size, size), borrow(fields, n * FIELDS, FIELDS)
             work = start(kind, rn, pn, b[at_b], weights, g[at_g], state, sample, desk, singles)
             while work > 0:
                 run(kind, work, rn, pn, on, state, sums, 0, n_blocks, desk, singles)
-                work = decide(kind, work, size, state, sums, n_blocks, eps, fields[n])
+                work = decide(kind, work, size, state, sums, n_blocks, eps, found)
             fields[n, STATUS] = work
             left += work != 0

@@ -28,8 +28,7 @@ from numba import types
 from numpy.typing import NDArray
 
 from rlhfsim.checks import FloatArray, IntArray
-from rlhfsim.compiling import EXACT
-from rlhfsim.kernels.intrinsics import intrinsic
+from rlhfsim.compiling import EXACT, intrinsic
 from rlhfsim.sampling.philox import Word, WordArray
 
 _W = np.uint64

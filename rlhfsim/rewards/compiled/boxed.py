@@ -27,7 +27,8 @@ import numpy as np
 
 from rlhfsim.checks import FloatArray, IntArray
 from rlhfsim.compiling import EXACT
-from rlhfsim.kernels.intrinsics import fetch_add
+from rlhfsim.kernels.intrinsics import fetch_add, fma
+from rlhfsim.kernels.vectors import LANES, load_lane, spread, store_lane
 from rlhfsim.rewards.compiled.layout import (
     CERTIFIED,
     GRADIENT,
@@ -45,7 +46,6 @@ from rlhfsim.rewards.compiled.network import (
     losses,
     solve_network,
 )
-from rlhfsim.rewards.compiled.vectors import LANES, load_lane, multiply_add, spread, store_lane
 
 #: Largest error of a reward that the rounding of the gradient may cause.
 LARGEST_ERROR = 1e-11
@@ -125,8 +125,8 @@ def _earth(
             w, free_j = load_lane(weight, k), load_lane(free, j)
             both = w * free_i * free_j
             store_lane(cut, k, both)
-            ground_i = multiply_add(w * free_i, one - free_j, ground_i)
-            more = multiply_add(w * free_j, one - free_i, load_lane(ground, j))
+            ground_i = fma(w * free_i, one - free_j, ground_i)
+            more = fma(w * free_j, one - free_i, load_lane(ground, j))
             store_lane(ground, j, more)
             k += 1
         store_lane(ground, i, load_lane(ground, i) + ground_i)

@@ -31,7 +31,17 @@ from numpy.typing import NDArray
 
 from rlhfsim.checks import FloatArray, IntArray
 from rlhfsim.compiling import EXACT, SUMS
-from rlhfsim.kernels.elementary import exp
+from rlhfsim.kernels.elementary import exp, log_one_plus_ratio
+from rlhfsim.kernels.intrinsics import fma
+from rlhfsim.kernels.vectors import (
+    LANES,
+    largest,
+    load,
+    smallest,
+    spread,
+    store,
+    total,
+)
 from rlhfsim.rewards.compiled import crew
 from rlhfsim.rewards.compiled.layout import (
     CERTIFIED,
@@ -42,17 +52,6 @@ from rlhfsim.rewards.compiled.layout import (
     MOST_STEPS,
     pairs,
     row_start,
-)
-from rlhfsim.rewards.compiled.vectors import (
-    LANES,
-    largest,
-    load,
-    log_one_plus_ratio,
-    multiply_add,
-    smallest,
-    spread,
-    store,
-    total,
 )
 
 SingleArray = NDArray[np.float32]
@@ -121,7 +120,7 @@ def _flow_eight(
     inverse = spread(1.0) / (e_i + e_j)
     above, below = e_i * inverse, e_j * inverse
     up, down = load(lost, at) * above, load(won, at) * below
-    store(weight, at, multiply_add(up, below, down * above))
+    store(weight, at, fma(up, below, down * above))
     return up - down, up + down, load(weight, at)
 
 
@@ -254,8 +253,8 @@ def _loss_row(
         e_j, gap = load(e, j), r_i - load(r, j)
         a, b = load(won, to + j), load(lost, to + j)
         even = log_one_plus_ratio(smallest(e_i, e_j), largest(e_i, e_j))
-        upset = multiply_add(a, largest(zero - gap, zero), b * largest(gap, zero))
-        loss = loss + multiply_add(a + b, even, upset)
+        upset = fma(a, largest(zero - gap, zero), b * largest(gap, zero))
+        loss = loss + fma(a + b, even, upset)
     sums[0, i] += total(loss)
 
 

@@ -13,8 +13,7 @@ from llvmlite import ir
 from numba import types
 
 from rlhfsim.checks import IntArray
-from rlhfsim.compiling import EXACT
-from rlhfsim.kernels.intrinsics import intrinsic
+from rlhfsim.compiling import EXACT, intrinsic
 
 # Builders, contexts and values of llvmlite carry no types.
 _Any = Any

@@ -18,7 +18,16 @@ import numpy as np
 
 from rlhfsim.checks import FloatArray, IntArray
 from rlhfsim.compiling import EXACT
-from rlhfsim.kernels.intrinsics import fetch_add
+from rlhfsim.kernels.intrinsics import fetch_add, fma
+from rlhfsim.kernels.vectors import (
+    LANES,
+    largest,
+    load_lane,
+    smallest,
+    spread,
+    store_lane,
+    where_greater,
+)
 from rlhfsim.rewards.compiled.layout import (
     CERTIFIED,
     FARTHEST,
@@ -35,16 +44,6 @@ from rlhfsim.rewards.compiled.network import (
     log_odds,
     losses,
     solve_network,
-)
-from rlhfsim.rewards.compiled.vectors import (
-    LANES,
-    largest,
-    load_lane,
-    multiply_add,
-    smallest,
-    spread,
-    store_lane,
-    where_positive,
 )
 
 #: Responses up to which the elimination is cheaper than what else there is.
@@ -102,7 +101,7 @@ def _advance(r: FloatArray, p: FloatArray, numbers: FloatArray, size: int) -> No
     step = load_lane(numbers, _STEP)
     for i in range(size):
         r_i = load_lane(r, i)
-        store_lane(r, i, where_positive(step, multiply_add(step, load_lane(p, i), r_i), r_i))
+        store_lane(r, i, where_greater(step, 0.0, fma(step, load_lane(p, i), r_i), r_i))
 
 
 @EXACT

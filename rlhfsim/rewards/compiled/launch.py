@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from rlhfsim.checks import BoolArray, FloatArray, IntArray
+from rlhfsim.kernels.vectors import LANES
 from rlhfsim.rewards.compiled import boxed, conjugate, crew, graph, lanes
 from rlhfsim.rewards.compiled.layout import CERTIFIED, FIELDS, GRADIENT, LENGTH, LOSS
 from rlhfsim.rewards.compiled.tables import Tables
-from rlhfsim.rewards.compiled.vectors import LANES
 from rlhfsim.threads import get_threads, in_parallel
 
 #: Largest entry of the gradient that a fit may have, per comparison.

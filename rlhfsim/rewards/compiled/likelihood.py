@@ -9,9 +9,9 @@ import numpy as np
 from rlhfsim.checks import FloatArray, IntArray
 from rlhfsim.compiling import EXACT, SUMS
 from rlhfsim.data.counts import PairCounts
-from rlhfsim.kernels.elementary import exp
+from rlhfsim.kernels.elementary import exp, log_one_plus_ratio
 from rlhfsim.kernels.intrinsics import fetch_add
-from rlhfsim.rewards.compiled.vectors import LANES, load, log_one_plus_ratio, spread, store
+from rlhfsim.kernels.vectors import LANES, load, spread, store
 from rlhfsim.threads import get_threads, in_parallel
 
 _BLOCK = 1024

@@ -26,19 +26,18 @@ from typing import Any
 
 from rlhfsim.checks import FloatArray, IntArray
 from rlhfsim.compiling import EXACT
-from rlhfsim.kernels.elementary import exp, log
-from rlhfsim.rewards.compiled.layout import pairs, row_start
-from rlhfsim.rewards.compiled.vectors import (
+from rlhfsim.kernels.elementary import exp, log, log_one_plus_ratio
+from rlhfsim.kernels.intrinsics import fma
+from rlhfsim.kernels.vectors import (
     LANES,
     largest,
     load_lane,
-    log_one_plus_ratio,
-    multiply_add,
     smallest,
     spread,
     store_lane,
-    where_positive,
+    where_greater,
 )
+from rlhfsim.rewards.compiled.layout import pairs, row_start
 
 # Steps of Newman's iteration before the first of Newton's.
 _IMPROVEMENTS = 5
@@ -83,7 +82,7 @@ def _odds(
         # A hundredth of what was played keeps responses that only win or only lose in sight.
         played = some * (up_i + down_i)
         odds = (up_i + played) / (down_i + played)
-        store_lane(up, i, where_positive(load_lane(real, i), odds, one))
+        store_lane(up, i, where_greater(load_lane(real, i), 0.0, odds, one))
 
 
 @EXACT
@@ -109,16 +108,16 @@ def _improve(
             e_j = load_lane(e, j)
             inverse = one / (e_i + e_j)
             a, b = load_lane(won, k) * inverse, load_lane(lost, k) * inverse
-            above_i = multiply_add(a, e_j, above_i)
+            above_i = fma(a, e_j, above_i)
             up_i, down_i = up_i + a, down_i + b
-            store_lane(above, j, multiply_add(b, e_i, load_lane(above, j)))
+            store_lane(above, j, fma(b, e_i, load_lane(above, j)))
             store_lane(up, j, load_lane(up, j) + b)
             store_lane(down, j, load_lane(down, j) + a)
             k += 1
         held = some * (up_i + down_i)
-        store_lane(above, i, multiply_add(held, e_i, above_i) / (down_i + held))
+        store_lane(above, i, fma(held, e_i, above_i) / (down_i + held))
     for i in range(size):
-        store_lane(e, i, where_positive(load_lane(real, i), load_lane(above, i), one))
+        store_lane(e, i, where_greater(load_lane(real, i), 0.0, load_lane(above, i), one))
 
 
 @EXACT
@@ -165,7 +164,7 @@ def flows(
             net = up - down
             g_i = g_i + net
             store_lane(g, j, load_lane(g, j) - net)
-            store_lane(weight, k, multiply_add(up, below, down * above))
+            store_lane(weight, k, fma(up, below, down * above))
             k += 1
         store_lane(g, i, g_i)
 
@@ -197,16 +196,16 @@ def _dot_with_row(weight: FloatArray, row: int, p: FloatArray, begin: int, end: 
     a, b, c, d = zero, zero, zero, zero
     whole = begin + (end - begin) // 4 * 4
     for j in range(begin, whole, 4):
-        a = multiply_add(load_lane(weight, row + j), load_lane(p, j), a)
-        b = multiply_add(load_lane(weight, row + j + 1), load_lane(p, j + 1), b)
-        c = multiply_add(load_lane(weight, row + j + 2), load_lane(p, j + 2), c)
-        d = multiply_add(load_lane(weight, row + j + 3), load_lane(p, j + 3), d)
+        a = fma(load_lane(weight, row + j), load_lane(p, j), a)
+        b = fma(load_lane(weight, row + j + 1), load_lane(p, j + 1), b)
+        c = fma(load_lane(weight, row + j + 2), load_lane(p, j + 2), c)
+        d = fma(load_lane(weight, row + j + 3), load_lane(p, j + 3), d)
     if whole < end:
-        a = multiply_add(load_lane(weight, row + whole), load_lane(p, whole), a)
+        a = fma(load_lane(weight, row + whole), load_lane(p, whole), a)
     if whole + 1 < end:
-        b = multiply_add(load_lane(weight, row + whole + 1), load_lane(p, whole + 1), b)
+        b = fma(load_lane(weight, row + whole + 1), load_lane(p, whole + 1), b)
     if whole + 2 < end:
-        c = multiply_add(load_lane(weight, row + whole + 2), load_lane(p, whole + 2), c)
+        c = fma(load_lane(weight, row + whole + 2), load_lane(p, whole + 2), c)
     return (a + b) + (c + d)
 
 
@@ -219,13 +218,13 @@ def _pivot(
     c = load_lane(ground, k)
     d = c + _sum_of_row(weight, row, k + 1, size)
     # A response that the lane lacks leads nowhere.
-    inv = where_positive(d, spread(1.0) / d, spread(0.0))
+    inv = where_greater(d, 0.0, 1.0 / d, 0.0)
     store_lane(inverse, k, inv)
     c, q = c * inv, load_lane(g, k) * inv
     for i in range(k + 1, size):
         w = load_lane(weight, row + i)
-        store_lane(ground, i, multiply_add(w, c, load_lane(ground, i)))
-        store_lane(g, i, multiply_add(w, q, load_lane(g, i)))
+        store_lane(ground, i, fma(w, c, load_lane(ground, i)))
+        store_lane(g, i, fma(w, q, load_lane(g, i)))
 
 
 @EXACT
@@ -246,7 +245,7 @@ def solve_network(
         next_row = row_start(k + 1, size) - k - 2
         link = load_lane(weight, row + k + 1) * load_lane(inverse, k)
         for j in range(k + 2, size):
-            more = multiply_add(link, load_lane(weight, row + j), load_lane(weight, next_row + j))
+            more = fma(link, load_lane(weight, row + j), load_lane(weight, next_row + j))
             store_lane(weight, next_row + j, more)
         _pivot(weight, g, ground, inverse, k + 1, size)
         for i in range(k + 2, size):
@@ -254,11 +253,11 @@ def solve_network(
             next_share = load_lane(weight, next_row + i) * load_lane(inverse, k + 1)
             to = row_start(i, size) - i - 1
             for j in range(i + 1, size):
-                more = multiply_add(share, load_lane(weight, row + j), load_lane(weight, to + j))
-                more = multiply_add(next_share, load_lane(weight, next_row + j), more)
+                more = fma(share, load_lane(weight, row + j), load_lane(weight, to + j))
+                more = fma(next_share, load_lane(weight, next_row + j), more)
                 store_lane(weight, to + j, more)
     c = load_lane(ground, size - 1)
-    inv = where_positive(c, spread(1.0) / c, zero)
+    inv = where_greater(c, 0.0, 1.0 / c, 0.0)
     store_lane(p, size - 1, (zero - load_lane(g, size - 1)) * inv)
     for back in range(1, size):
         k = size - 1 - back
@@ -280,8 +279,8 @@ def losses(
             e_j, gap = load_lane(e, j), r_i - load_lane(r, j)
             a, b = load_lane(won, k), load_lane(lost, k)
             even = log_one_plus_ratio(smallest(e_i, e_j), largest(e_i, e_j))
-            upset = multiply_add(a, largest(zero - gap, zero), b * largest(gap, zero))
-            part = part + multiply_add(a + b, even, upset)
+            upset = fma(a, largest(zero - gap, zero), b * largest(gap, zero))
+            part = part + fma(a + b, even, upset)
             k += 1
         total = total + part
     store_lane(loss, 0, total)
