@@ -8,8 +8,8 @@ second copy of a loop may be optimised into another order of its sum, and which 
 depend on whether the code was compiled or loaded.  And a loop that sums stores nothing: before a
 loop over arrays that it also writes to, the compiler tests whether they are near each other in
 memory, and takes another order if so.  Loops over `rlhfsim.kernels.vectors` are `EXACT`: the order
-of their sums is written down, and they may store.  No kernel assumes the absence of NaN except in `larger` and
-`smaller`, whose operands are checked by their bits in the same loop.
+of their sums is written down, and they may store.  No kernel assumes the absence of NaN except in
+`larger` and `smaller`, whose operands enter a sum or are checked by their bits in the same pass.
 """
 
 from __future__ import annotations

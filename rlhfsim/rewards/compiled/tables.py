@@ -24,10 +24,11 @@ _WORTH_A_THREAD = 1 << 16
 _CHUNK = 2048
 # Rows that one table of 32-bit numbers can count.
 _MOST_ROWS = (1 << 31) - 1
-# Rows an entry, on average, up to which 16 bits are tried: half the memory to wait for.
-_FEW_ROWS = 1 << 10
+# Numbers to count in, and rows an entry, on average, up to which they are tried: the fewer bits,
+# the less memory to wait for.
+_KINDS = ((np.uint8, 1 << 3), (np.uint16, 1 << 10))
 
-CountArray = NDArray[np.uint16] | NDArray[np.int32]
+CountArray = NDArray[np.uint8] | NDArray[np.uint16] | NDArray[np.int32]
 
 
 @dataclass(frozen=True)
@@ -199,11 +200,12 @@ def _settle(
 
 def _from_rows(data: PreferenceData) -> tuple[Tables, int]:
     entries = data.n_prompts * data.n_responses * (data.n_responses - 1)
-    if len(data) <= _FEW_ROWS * entries:
-        tables, equal = _counted(data, np.uint16)
-        # What wrapped around is missing from the sum, a whole number far below 2^53.
-        if int(tables.total.sum()) + equal == len(data):
-            return tables, equal
+    for kind, rows in _KINDS:
+        if len(data) <= rows * entries:
+            tables, equal = _counted(data, kind)
+            # What wrapped around is missing from the sum, a whole number far below 2^53.
+            if int(tables.total.sum()) + equal == len(data):
+                return tables, equal
     return _counted(data, np.int32)
 
 
