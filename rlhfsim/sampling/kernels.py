@@ -17,11 +17,11 @@ import numpy as np
 from rlhfsim.checks import FloatArray, IntArray
 from rlhfsim.compiling import EXACT
 from rlhfsim.kernels.elementary import log
-from rlhfsim.kernels.intrinsics import fetch_add
+from rlhfsim.kernels.intrinsics import borrow, fetch_add
 from rlhfsim.sampling.alias import ShortArray, fill_table, pick, pick_all, shorten
 from rlhfsim.sampling.labels import code_of, first_wins
 from rlhfsim.sampling.labels import widest as _widest
-from rlhfsim.sampling.philox import BLOCK, WordArray, fill, row_words, uniform
+from rlhfsim.sampling.philox import BLOCK, WordArray, fill, fill_odd, row_words, uniform
 
 _W = np.uint64
 _I = np.int64
@@ -87,9 +87,11 @@ def pairs(
             m = min(BLOCK, min(n, start + grain) - s)
             fill(key, _W(s), _W(0), word0[:m], word1[:m])
             fill(key, _W(s), _W(1), word2[:m], word3[:m])
+            asked = borrow(prompt, s, m)
+            better, worse = borrow(chosen, s, m), borrow(rejected, s, m)
             for i in range(m):
                 x = pick(prompts, _W(0), n_prompts, pb, word0[i])
-                prompt[s + i] = _I(x)
+                asked[i] = _I(x)
                 word0[i] = x * size
             pick_all(short1, table1, word0[:m], size, b, c, t, word1[:m])
             pick_all(short2, table2, word0[:m], size, b, c, t, word2[:m])
@@ -102,7 +104,7 @@ def pairs(
                 if wins != (u < bounds[k + _W(1)]):
                     wins = first_wins(u, (rewards[base + y] - rewards[base + z]) / temperature)
                 swap = (y ^ z) & (_W(wins) - _W(1))
-                chosen[s + i], rejected[s + i] = _I(y ^ swap), _I(z ^ swap)
+                better[i], worse[i] = _I(y ^ swap), _I(z ^ swap)
 
 
 @EXACT
@@ -114,8 +116,8 @@ def grouped_pairs(
     """Draw pairs with Bradley-Terry labels; prompt x has the rows `starts[x] : starts[x + 1]`."""
     n, size, b = prompt.size, _W(reward.shape[1]), _W(bits)
     rewards = reward.reshape(-1)
-    unused, word1 = np.empty(BLOCK, np.uint64), np.empty(BLOCK, np.uint64)
-    word2, word3 = np.empty(BLOCK, np.uint64), np.empty(BLOCK, np.uint64)
+    word1, word2 = np.empty(BLOCK, np.uint64), np.empty(BLOCK, np.uint64)
+    word3 = np.empty(BLOCK, np.uint64)
     gap = np.empty(BLOCK)
     while True:
         s = fetch_add(counter, _I(grain))
@@ -128,7 +130,7 @@ def grouped_pairs(
                 x += 1
             m = min(BLOCK, min(stop, starts[x + 1]) - s)
             base = _W(x) * size
-            fill(key, _W(s), _W(0), unused[:m], word1[:m])
+            fill_odd(key, _W(s), _W(0), word1[:m])
             fill(key, _W(s), _W(1), word2[:m], word3[:m])
             for i in range(m):
                 word1[i] = pick(table1, base, size, b, word1[i])
@@ -137,11 +139,14 @@ def grouped_pairs(
             # Two arrays alone: for more, the compiler would not use vector instructions.
             for i in range(m):
                 word3[i] = _W(first_wins(uniform(word3[i]), gap[i] / temperature))
+            # Into slices: at `s + i` the compiler would scatter, in case it is negative.
+            asked = borrow(prompt, s, m)
+            better, worse = borrow(chosen, s, m), borrow(rejected, s, m)
             for i in range(m):
                 y, z = word1[i], word2[i]
                 swap = (y ^ z) & (word3[i] - _W(1))
-                prompt[s + i] = x
-                chosen[s + i], rejected[s + i] = _I(y ^ swap), _I(z ^ swap)
+                asked[i] = x
+                better[i], worse[i] = _I(y ^ swap), _I(z ^ swap)
             s += m
 
 

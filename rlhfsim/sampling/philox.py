@@ -67,6 +67,15 @@ def fill(key: WordArray, first_row: Word, block: Word, even: WordArray, odd: Wor
 
 
 @EXACT
+def fill_odd(key: WordArray, first_row: Word, block: Word, odd: WordArray) -> None:
+    """Fill an array with words `2 block + 1` of the rows from `first_row` on."""
+    k0, k1, salt = key[0], key[1], key[2]
+    for i in range(odd.size):
+        row = first_row + _W(i)
+        odd[i] = philox(row & _LOW, row >> _HALF, block, salt, k0, k1)[1]
+
+
+@EXACT
 def uniform(word: Word) -> float:
     """Return `(k + 1/2) 2^-52`, k the upper 52 bits: never 0 or 1, and symmetric about 1/2."""
     return from_bits(np.int64(word >> _DROPPED) | _ONE_BITS) - _ONE_LESS_HALF_A_STEP
