@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 
 from rlhfsim.checks import FloatArray, IntArray
 from rlhfsim.compiling import EXACT, intrinsic
+from rlhfsim.kernels.intrinsics import prefetch
 from rlhfsim.sampling.philox import Word, WordArray
 
 _W = np.uint64
@@ -163,6 +164,13 @@ def pick(table: WordArray, base: Word, size: Word, bits: Word, word: Word) -> Wo
     place = product_low(word, size) >> (_SPARE + bits)
     entry = table[base + j]
     return j if place < (entry >> bits) else entry & ((_ONE << bits) - _ONE)
+
+
+@EXACT
+def fetch_all(short: ShortArray, base: WordArray, size: Word, words: WordArray) -> None:
+    """Ask for the short entries that `pick_all` will read."""
+    for i in range(words.size):
+        prefetch(short, np.int64(base[i] + product_high(words[i], size)))
 
 
 @EXACT

@@ -18,7 +18,7 @@ from rlhfsim.checks import FloatArray, IntArray
 from rlhfsim.compiling import EXACT
 from rlhfsim.kernels.elementary import log
 from rlhfsim.kernels.intrinsics import borrow, fetch_add
-from rlhfsim.sampling.alias import ShortArray, fill_table, pick, pick_all, shorten
+from rlhfsim.sampling.alias import ShortArray, fetch_all, fill_table, pick, pick_all, shorten
 from rlhfsim.sampling.labels import code_of, first_wins
 from rlhfsim.sampling.labels import widest as _widest
 from rlhfsim.sampling.philox import BLOCK, WordArray, fill, fill_odd, row_words, uniform
@@ -86,13 +86,16 @@ def pairs(
         for s in range(start, min(n, start + grain), BLOCK):
             m = min(BLOCK, min(n, start + grain) - s)
             fill(key, _W(s), _W(0), word0[:m], word1[:m])
-            fill(key, _W(s), _W(1), word2[:m], word3[:m])
             asked = borrow(prompt, s, m)
             better, worse = borrow(chosen, s, m), borrow(rejected, s, m)
             for i in range(m):
                 x = pick(prompts, _W(0), n_prompts, pb, word0[i])
                 asked[i] = _I(x)
                 word0[i] = x * size
+            # Memory works on the first entries while the next words are made.
+            fetch_all(short1, word0[:m], size, word1[:m])
+            fill(key, _W(s), _W(1), word2[:m], word3[:m])
+            fetch_all(short2, word0[:m], size, word2[:m])
             pick_all(short1, table1, word0[:m], size, b, c, t, word1[:m])
             pick_all(short2, table2, word0[:m], size, b, c, t, word2[:m])
             for i in range(m):
