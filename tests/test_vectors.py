@@ -21,6 +21,7 @@ from rlhfsim.kernels.vectors import (
     store,
     take,
     total,
+    transposed,
     where_greater,
 )
 
@@ -174,6 +175,23 @@ def test_reductions():
     halves = x[:4] + x[4:]
     quarters = halves[:2] + halves[2:]
     assert reductions(x) == (quarters[0] + quarters[1], x.max(), x.min())
+
+
+@njit
+def transpose(x, out):
+    rows = (
+        load(x, 0), load(x, 8), load(x, 16), load(x, 24),
+        load(x, 32), load(x, 40), load(x, 48), load(x, 56),
+    )  # fmt: skip
+    columns = transposed(rows)
+    for k in range(LANES):
+        store(out, k * LANES, columns[k])
+
+
+def test_transposition():
+    x, out = np.arange(64.0), np.empty(64)
+    transpose(x, out)
+    assert np.array_equal(out.reshape(8, 8), x.reshape(8, 8).T)
 
 
 @njit

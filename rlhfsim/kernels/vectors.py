@@ -25,6 +25,7 @@ _DOUBLE, _FLOAT, _WORD = ir.DoubleType(), ir.FloatType(), ir.IntType(64)
 _VECTOR, _SINGLES = ir.VectorType(_DOUBLE, LANES), ir.VectorType(_FLOAT, LANES)
 _WORDS, _MASK = ir.VectorType(_WORD, LANES), ir.VectorType(ir.IntType(1), LANES)
 _INDEX = ir.IntType(32)
+_INDICES = ir.VectorType(_INDEX, LANES)
 
 # Builders, contexts and values of llvmlite carry no types.
 _Any = Any
@@ -90,7 +91,7 @@ def store(typingctx: _Any, array: _Any, index: _Any, value: _Any) -> _Any:
 
 def _spread(builder: _Any, value: _Any, kind: _Any) -> _Any:
     one = builder.insert_element(ir.Constant(kind, ir.Undefined), value, _INDEX(0))
-    mask = ir.Constant(ir.VectorType(_INDEX, LANES), [0] * LANES)
+    mask = ir.Constant(_INDICES, [0] * LANES)
     return builder.shuffle_vector(one, one, mask)
 
 
@@ -186,13 +187,36 @@ def _reduction(combine: Callable[[_Any, _Any, _Any], _Any]) -> _Any:
                 width //= 2
                 # Lanes above `width` hold what nobody reads.
                 lanes = [*range(width, 2 * width), *([0] * (LANES - width))]
-                other = ir.Constant(ir.VectorType(_INDEX, LANES), lanes)
+                other = ir.Constant(_INDICES, lanes)
                 value = combine(builder, value, builder.shuffle_vector(value, value, other))
             return builder.extract_element(value, _INDEX(0))
 
         return types.float64(VECTOR), codegen
 
     return reduce
+
+
+@intrinsic
+def transposed(typingctx: _Any, rows: _Any) -> _Any:
+    """Return eight vectors of which number k holds lane k of each of eight given ones, in order."""
+    kind = types.UniTuple(VECTOR, LANES)  # type: ignore[no-untyped-call]
+
+    def codegen(context: _Any, builder: _Any, signature: _Any, args: _Any) -> _Any:
+        vectors = [builder.extract_value(args[0], k) for k in range(LANES)]
+        # Blocks of `width` lanes change places across the diagonal of every two such blocks.
+        for width in (1, 2, 4):
+            # Lane j of the first of two vectors keeps what is left of the diagonal.
+            left = [j + (LANES - width if j & width else 0) for j in range(LANES)]
+            masks = [ir.Constant(_INDICES, m) for m in (left, [j + width for j in left])]
+            for k in range(LANES):
+                if not k & width:
+                    pair = vectors[k], vectors[k + width]
+                    vectors[k], vectors[k + width] = (
+                        builder.shuffle_vector(*pair, mask) for mask in masks
+                    )
+        return context.make_tuple(builder, kind, vectors)
+
+    return (kind(rows), codegen) if rows == kind else None
 
 
 def _binary(build: Callable[[_Any, _Any, _Any], _Any]) -> _Any:

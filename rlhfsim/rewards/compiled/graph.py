@@ -6,7 +6,7 @@ import numpy as np
 
 from rlhfsim.checks import BoolArray, FloatArray, IntArray
 from rlhfsim.compiling import EXACT
-from rlhfsim.rewards.compiled.layout import pairs, row_start
+from rlhfsim.rewards.compiled.layout import entry, pairs, row_start
 
 
 @EXACT
@@ -16,13 +16,13 @@ def _from_reached(
     """Return whether an edge leads from a reached response to u."""
     to = row_start(u, size) - u - 1
     for j in range(u + 1, size):
-        edge = table[behind + to + j] > 0.0 or (both and table[ahead + to + j] > 0.0)
+        edge = entry(table, behind + to + j) > 0.0 or (both and entry(table, ahead + to + j) > 0.0)
         if edge and reached[j]:
             return True
     for i in range(u):
         if reached[i]:
             at = row_start(i, size) + u - i - 1
-            if table[ahead + at] > 0.0 or (both and table[behind + at] > 0.0):
+            if entry(table, ahead + at) > 0.0 or (both and entry(table, behind + at) > 0.0):
                 return True
     return False
 
@@ -54,13 +54,15 @@ def _reaches_all(
         head += 1
         to = row_start(v, size) - v - 1
         for j in range(v + 1, size):
-            edge = table[ahead + to + j] > 0.0 or (both and table[behind + to + j] > 0.0)
+            edge = entry(table, ahead + to + j) > 0.0 or (
+                both and entry(table, behind + to + j) > 0.0
+            )
             if edge and not reached[j]:
                 reached[j], queue[tail] = True, j
                 tail += 1
         for i in range(v):
             at = row_start(i, size) + v - i - 1
-            edge = table[behind + at] > 0.0 or (both and table[ahead + at] > 0.0)
+            edge = entry(table, behind + at) > 0.0 or (both and entry(table, ahead + at) > 0.0)
             if edge and not reached[i]:
                 reached[i], queue[tail] = True, i
                 tail += 1

@@ -7,6 +7,9 @@ in the same order, how often j beat i.
 
 from __future__ import annotations
 
+import numpy as np
+
+from rlhfsim.checks import FloatArray
 from rlhfsim.compiling import EXACT
 
 #: Fields of a fit: largest entry of the gradient, length of the last Newton step, negative
@@ -18,6 +21,12 @@ FIELDS = 4
 MOST_STEPS = 60
 #: Rewards further apart are left to the general route: their exponentials would leave the floats.
 FARTHEST = 600.0
+
+
+@EXACT
+def entry(table: FloatArray, index: int) -> float:
+    """Return `table[index]`, without the test for an index that counts from the end."""
+    return table[np.uint64(index)]
 
 
 @EXACT

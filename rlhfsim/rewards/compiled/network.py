@@ -35,6 +35,8 @@ from rlhfsim.kernels.vectors import (
     smallest,
     spread,
     store_lane,
+    take,
+    transposed,
     where_greater,
 )
 from rlhfsim.rewards.compiled.layout import pairs, row_start
@@ -44,11 +46,37 @@ _IMPROVEMENTS = 5
 
 
 @EXACT
+def _interleave(
+    table: FloatArray, starts: IntArray, group: IntArray, offset: int, size: int, out: FloatArray
+) -> None:
+    """Copy `size` numbers of each of eight prompts into its lane, from `offset` on in its table."""
+    a, b = starts[group[0]] + offset, starts[group[1]] + offset
+    c, d = starts[group[2]] + offset, starts[group[3]] + offset
+    e, f = starts[group[4]] + offset, starts[group[5]] + offset
+    g, h = starts[group[6]] + offset, starts[group[7]] + offset
+    for k in range(0, size, LANES):
+        rows = (
+            take(table, a + k, a + size, 0.0), take(table, b + k, b + size, 0.0),
+            take(table, c + k, c + size, 0.0), take(table, d + k, d + size, 0.0),
+            take(table, e + k, e + size, 0.0), take(table, f + k, f + size, 0.0),
+            take(table, g + k, g + size, 0.0), take(table, h + k, h + size, 0.0),
+        )  # fmt: skip
+        columns = transposed(rows)
+        for j in range(min(LANES, size - k)):
+            store_lane(out, k + j, columns[j])
+
+
+@EXACT
 def load_prompts(
     table: FloatArray, starts: IntArray, sizes: IntArray, group: IntArray, widest: int,
     won: FloatArray, lost: FloatArray,
 ) -> None:  # fmt: skip
     """Copy each prompt into its lane."""
+    if group.size == LANES and sizes[group[0]] == widest:
+        half = pairs(widest)
+        _interleave(table, starts, group, 0, half, won)
+        _interleave(table, starts, group, half, half, lost)
+        return
     for i in range(widest):
         to = row_start(i, widest) * LANES
         for lane in range(group.size):

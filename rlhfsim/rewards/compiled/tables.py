@@ -13,7 +13,8 @@ from rlhfsim.checks import BoolArray, FloatArray, IntArray
 from rlhfsim.compiling import EXACT, SUMS
 from rlhfsim.data.counts import PairCounts, PromptWins, as_counts
 from rlhfsim.data.pairs import PreferenceData
-from rlhfsim.rewards.compiled.layout import pairs, row_start
+from rlhfsim.kernels.intrinsics import borrow
+from rlhfsim.rewards.compiled.layout import entry, pairs, row_start
 from rlhfsim.threads import get_threads, in_parallel
 
 #: Entries of the tables that are held at once, except where one prompt needs more.
@@ -133,13 +134,19 @@ def _count(
 
 
 @EXACT
-def _add_parts(parts: CountArray, table: FloatArray) -> None:
-    """Write the sum of the rows of `parts`; whole numbers, in which the order does not show."""
-    for k in range(table.size):
-        table[k] = parts[0, k]
+def _add_parts(parts: CountArray, begin: int, table: FloatArray) -> None:
+    """Write the sum of the rows of `parts` from column `begin` on.
+
+    Of whole numbers, in which the order of the sum does not show.
+    """
+    length, size = parts.shape[1], table.size
+    some = borrow(parts, begin, size)
+    for k in range(size):
+        table[k] = some[k]
     for part in range(1, parts.shape[0]):
-        for k in range(table.size):
-            table[k] += parts[part, k]
+        some = borrow(parts, part * length + begin, size)
+        for k in range(size):
+            table[k] += some[k]
 
 
 @EXACT
@@ -147,11 +154,11 @@ def _is_compared(table: FloatArray, start: int, size: int, i: int) -> bool:
     """Return whether response i beats or loses to any other one."""
     half, to = pairs(size), start + row_start(i, size) - i - 1
     for j in range(i + 1, size):
-        if table[to + j] > 0.0 or table[to + half + j] > 0.0:
+        if entry(table, to + j) > 0.0 or entry(table, to + half + j) > 0.0:
             return True
     for j in range(i):
         at = start + row_start(j, size) + i - j - 1
-        if table[at] > 0.0 or table[at + half] > 0.0:
+        if entry(table, at) > 0.0 or entry(table, at + half) > 0.0:
             return True
     return False
 
@@ -192,10 +199,11 @@ def _settle(
     entries = 2 * pairs(responses)
     for x in range(begin, end):
         start[x], first[x] = entries * x, responses * x
-        inside = slice(entries * x, entries * (x + 1))
-        _add_parts(parts[:, inside], table[inside])
-        total[x] = _sum_of(table[inside])
-        size[x] = _squeeze(table, compared[x], start[x], members[first[x] : first[x] + responses])
+        inside = borrow(table, start[x], entries)
+        _add_parts(parts, start[x], inside)
+        total[x] = _sum_of(inside)
+        some = borrow(compared, first[x], responses)
+        size[x] = _squeeze(table, some, start[x], borrow(members, first[x], responses))
 
 
 def _from_rows(data: PreferenceData) -> tuple[Tables, int]:
