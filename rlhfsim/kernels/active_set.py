@@ -30,11 +30,12 @@ from rlhfsim.kernels.blocks import (
     BAD,
     BLOCK,
     GENERAL,
-    NEAR,
     SAMPLE,
     STRIDE,
     SingleArray,
     certify,
+    fetch_next,
+    fetch_policy,
     rounding,
     sums_to_one,
     supported,
@@ -42,7 +43,7 @@ from rlhfsim.kernels.blocks import (
     total_of,
     usable,
 )
-from rlhfsim.kernels.intrinsics import borrow, fma, larger, prefetch, prefetch_to_write, smaller
+from rlhfsim.kernels.intrinsics import borrow, fma, larger, smaller
 from rlhfsim.kernels.vectors import (
     LANES,
     greatest,
@@ -73,14 +74,12 @@ def _scan(
     r: FloatArray, p: FloatArray, o: FloatArray, first: int, end: int, anchor: float, inverse: float
 ) -> tuple[float, float, float, float, float, float, float]:
     """Return max r, min r, sum p, min p, and `P`, `sum_S p s` and `sum p s` at lambda = anchor."""
-    near = r.size <= NEAR
     high, low, rarest = spread(-np.inf), spread(np.inf), spread(np.inf)
     mass, active, scores, everything = spread(0.0), spread(0.0), spread(0.0), spread(0.0)
     for begin in range(first, end, STRIDE):
         a, b, c, d = spread(0.0), spread(0.0), spread(0.0), spread(0.0)
         for i in range(begin, min(begin + STRIDE, end), LANES):
-            if near:
-                prefetch_to_write(o, i)
+            fetch_policy(o, i, LANES)
             x, q = take(r, i, end, r[first]), take(p, i, end, 0.0)
             high, low = larger(high, x), smaller(low, x)
             rarest = smaller(rarest, take(p, i, end, 1.0))
@@ -121,15 +120,12 @@ def _write(
     inverse: float, shift: float,
 ) -> tuple[float, float, float, float, float]:  # fmt: skip
     """Write the policy; return `P, sum pi, sum pi s, sum p m, sum p m^2` of what was written."""
-    near, ahead = r.size <= NEAR, max(r.size, BLOCK)
     active, written = spread(0.0), spread(0.0)
     gain, linear, square = spread(0.0), spread(0.0), spread(0.0)
     for begin in range(first, end, STRIDE):
         a, b, c, d, e = spread(0.0), spread(0.0), spread(0.0), spread(0.0), spread(0.0)
         for i in range(begin, min(begin + STRIDE, end), LANES):
-            if near:
-                prefetch(r, i + ahead)
-                prefetch(p, i + ahead)
+            fetch_next(r, p, i, LANES)
             q = take(p, i, end, 0.0)
             s = fma(take(r, i, end, 0.0) - anchor, inverse, -shift)
             m = larger(s, -1.0)

@@ -29,10 +29,11 @@ from rlhfsim.kernels.blocks import (
     BAD,
     BLOCK,
     GENERAL,
-    NEAR,
     STRIDE,
     SingleArray,
     certify,
+    fetch_next,
+    fetch_policy,
     rounding,
     scan,
     sums_to_one,
@@ -48,7 +49,7 @@ from rlhfsim.kernels.elementary import (
     far_power_parts,
     power_parts,
 )
-from rlhfsim.kernels.intrinsics import fma, larger, prefetch, prefetch_to_write, smaller
+from rlhfsim.kernels.intrinsics import fma, larger, smaller
 from rlhfsim.kernels.vectors import (
     LANES,
     greatest,
@@ -88,10 +89,9 @@ def _miss(f: Any, e: Any) -> Any:
 @EXACT
 def _ends(r: FloatArray, o: FloatArray, first: int, end: int) -> tuple[float, float]:
     """Return max r and min r of a block."""
-    near, high, low = r.size <= NEAR, spread(-np.inf), spread(np.inf)
+    high, low = spread(-np.inf), spread(np.inf)
     for i in range(first, end, LANES):
-        if near:
-            prefetch_to_write(o, i)
+        fetch_policy(o, i, LANES)
         x = take(r, i, end, r[first])
         high, low = larger(high, x), smaller(low, x)
     return greatest(high), least(low)
@@ -103,15 +103,12 @@ def _weigh(
     rest: float,
 ) -> tuple[float, float, float, float]:  # fmt: skip
     """Write `o = p e^s`, `s = (r - top)/beta`; return sum p, min p, sum o, sum o eps^2."""
-    near, ahead = r.size <= NEAR, max(r.size, BLOCK)
     rarest = spread(np.inf)
     mass, weight, missed = spread(0.0), spread(0.0), spread(0.0)
     for begin in range(first, end, STRIDE):
         a, b, c = spread(0.0), spread(0.0), spread(0.0)
         for i in range(begin, min(begin + STRIDE, end), LANES):
-            if near:
-                prefetch(r, i + ahead)
-                prefetch(p, i + ahead)
+            fetch_next(r, p, i, LANES)
             x, q = take(r, i, end, r[first]), take(p, i, end, 0.0)
             rarest = smaller(rarest, take(p, i, end, 1.0))
             f, e, u = power_parts(x - top, scale, rest)

@@ -354,30 +354,27 @@ def run(
         size = end - begin
         rk, pk, ok = borrow(r, begin, size), borrow(p, begin, size), borrow(o, begin, size)
         half = size // 2
-        if work == _SCAN:
-            fetch_policy(o, begin, size)
-        elif work == _WRITE:
-            fetch_next(r, p, begin + half, size - half)
-        else:
-            fetch_next(r, p, begin, half)
         if work == _WRITE:
+            fetch_next(r, p, begin + half, size - half)
             written, gain, reach, square, entropy, miss = _write(
                 rk, pk, ok, anchor, inverse, gamma, rest, move, desk
             )
             sums[k, _WRITTEN], sums[k, _GAIN], sums[k, _SIZE] = written, gain, reach
             sums[k, _SQUARE], sums[k, _ENTROPY], sums[k, _MISS] = square, entropy, miss
             continue
+        steps = 2
         if work == _SCAN:
+            fetch_policy(o, begin, size)
             high, low, mass, rarest, clean = scan(rk, pk)
             if clean and rarest == 0.0:
                 high, low = supported(rk, pk)
             sums[k, _HIGH], sums[k, _LOW] = high, low
             sums[k, _MASS] = mass if clean else np.nan
-        steps = 2
-        if work == _SCAN:
             steps = 0
-        elif work == _FOLLOW and abs(move) <= _FOLLOWS * gamma:
-            steps = 1
+        else:
+            fetch_next(r, p, begin, half)
+            if work == _FOLLOW and abs(move) <= _FOLLOWS * gamma:
+                steps = 1
         ratio, slope, bend, third, everything = _weigh(
             rk, pk, ok, anchor, inverse, gamma, log_gamma, rest, move, steps, work == _FOLLOW,
             desk, singles,

@@ -71,7 +71,8 @@ def load_prompts(
     table: FloatArray, starts: IntArray, sizes: IntArray, group: IntArray, widest: int,
     won: FloatArray, lost: FloatArray,
 ) -> None:  # fmt: skip
-    """Copy each prompt into its lane."""
+    """Copy each prompt into its lane; the sizes in a group increase up to `widest`."""
+    # All are of one size if the first one is.
     if group.size == LANES and sizes[group[0]] == widest:
         half = pairs(widest)
         _interleave(table, starts, group, 0, half, won)
