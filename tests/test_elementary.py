@@ -9,6 +9,7 @@ import pytest
 from test_special import around, exact_omega, ulps
 
 from rlhfsim.kernels import elementary, single
+from rlhfsim.kernels.vectors import LANES, load, narrow, store, widen
 
 COMPILE = numba.njit(error_model="numpy", fastmath={"contract"})
 TINY, LEAST = float(np.finfo(float).tiny), 5e-324
@@ -29,9 +30,15 @@ def every_exp(s, whole, less_one):
 
 
 @COMPILE
-def every_log(x, log, bend):
+def every_log(x, log):
     for i in range(x.size):
-        log[i], bend[i] = elementary.log_parts(x[i])
+        log[i] = elementary.log(x[i])
+
+
+@COMPILE
+def every_log_near_one(f, log, bend):
+    for i in range(f.size):
+        log[i], bend[i] = elementary.log_near_one(f[i])
 
 
 def exp_and_expm1(s):
@@ -41,10 +48,17 @@ def exp_and_expm1(s):
     return whole, less_one
 
 
-def log_parts(x):
+def log(x):
     x = np.asarray(x, dtype=float)
-    log, bend = np.empty_like(x), np.empty_like(x)
-    every_log(x, log, bend)
+    out = np.empty_like(x)
+    every_log(x, out)
+    return out
+
+
+def log_near_one(f):
+    f = np.asarray(f, dtype=float)
+    log, bend = np.empty_like(f), np.empty_like(f)
+    every_log_near_one(f, log, bend)
     return log, bend
 
 
@@ -157,49 +171,61 @@ def test_log_is_within_an_ulp():
             [TINY, np.nextafter(TINY, 1), 1.7976931348623157e308, 1e-280],
         ]
     )
-    assert_within(1.0, x, log_parts(x)[0], mp.log)
-    assert log_parts([1.0])[0] == 0
+    assert_within(1.0, x, log(x), mp.log)
+    assert log([1.0]) == 0
 
 
-def test_the_bend_of_the_log_has_no_cancellation():
+def test_the_log_next_to_one_and_its_bend_have_no_cancellation():
     rng = np.random.default_rng(4)
-    low, high = math.sqrt(0.5), math.sqrt(2.0)
-    x = np.concatenate(
+    low, high = math.sqrt(0.5) - 1, math.sqrt(2.0) - 1
+    f = np.concatenate(
         [
             rng.uniform(low, high, 1500),
-            1 + rng.choice([-1, 1], 500) * 10.0 ** rng.uniform(-15.6, -1, 500),
-            around(1.0),
-            [np.nextafter(low, 1), np.nextafter(high, 1), 0.71, 1.41],
+            rng.choice([-1, 1], 500) * 10.0 ** rng.uniform(-15.6, -1, 500),
+            [low, high, -1e-300, 1e-17],
         ]
     )
-    x = x[(x > low) & (x < high) & (x != 1)]
-    # Second order in x - 1: the next to last digit is what a difference of floats would lose first.
-    assert_within(3.0, x, log_parts(x)[1], lambda v: mp.log(v) - (v - 1))
-    assert log_parts([1.0])[1] == 0
-    far = 10.0 ** rng.uniform(-280, 280, 300)
-    far = far[(far < low) | (far > high)]
-    computed = log_parts(far)[1]
-    with mp.workdps(60):
-        for v, bend in zip(far, computed, strict=True):
-            exact = mp.log(mp.mpf(v)) - (mp.mpf(v) - 1)
-            assert abs(mp.mpf(bend) - exact) <= 8 * np.finfo(float).eps * abs(exact)
+    computed, bend = log_near_one(f)
+    assert_within(1.0, f, computed, mp.log1p)
+    # Second order in f: the next to last digit is what a difference of floats would lose first.
+    near = np.abs(f) > 1e-150
+    assert_within(3.0, f[near], bend[near], lambda v: mp.log1p(v) - v)
+    assert log_near_one([0.0]) == (0, 0)
 
 
 def test_log_falls_by_no_more_than_its_rounding_across_its_switches():
     for middle in math.sqrt(0.5) * 2.0 ** np.array([-1020, -1, 0, 1, 2, 900]):
         x = middle + np.arange(-300, 301) * np.spacing(middle)
-        log = log_parts(x)[0]
-        assert np.all(np.diff(log) >= -np.spacing(np.abs(log[1:]))), middle
+        computed = log(x)
+        assert np.all(np.diff(computed) >= -np.spacing(np.abs(computed[1:]))), middle
 
 
-# ---- Wright omega in single precision ------------------------------------------------------------
+# ---- single precision ----------------------------------------------------------------------------
 
 
-def omega(z):
-    z = np.asarray(z, dtype=np.float32)
-    w, one = np.empty_like(z), np.empty_like(z)
-    single.wright_omega(z, w, one)
-    return w, one
+@COMPILE
+def every_log_omega(z, near, far):
+    for i in range(0, z.size, LANES):
+        x = narrow(load(z, i))
+        store(near, i, widen(single.log_omega(x, False)))
+        store(far, i, widen(single.log_omega(x, True)))
+
+
+@COMPILE
+def every_single(x, exp, log):
+    for i in range(0, x.size, LANES):
+        y = narrow(load(x, i))
+        store(exp, i, widen(single.exp(y)))
+        store(log, i, widen(single.log(y)))
+
+
+def in_lanes(function, x):
+    """Return two results of a function of single vectors, and the singles."""
+    x = np.asarray(x, dtype=np.float32).astype(float)
+    padded = np.resize(x, -(-x.size // LANES) * LANES)
+    first, second = np.empty_like(padded), np.empty_like(padded)
+    function(padded, first, second)
+    return first[: x.size], second[: x.size], x
 
 
 def neighbours(*points):
@@ -208,29 +234,43 @@ def neighbours(*points):
     return np.concatenate([np.nextafter(middle, down), middle, np.nextafter(middle, up)])
 
 
-def test_single_wright_omega_keeps_its_promise():
+def exact_log_omega(z):
+    """`log omega(z) = z - omega(z)`."""
+    omega = exact_omega(float(z))
+    return mp.log(omega) if omega > 0 else mp.mpf(z)
+
+
+def test_single_exp_and_log_keep_their_promises():
     rng = np.random.default_rng(5)
+    s = np.concatenate([rng.uniform(-80, 80, 2000), neighbours(-80, -1, -0.5, 0, 0.5, 80)])
+    exp, _, s = in_lanes(every_single, s)
+    halves = np.sqrt(0.5) * 2.0 ** np.arange(-100, 100, 7)
+    x = np.concatenate([10.0 ** rng.uniform(-37, 38, 2000), neighbours(0.5, 1, 2, *halves)])
+    _, log, x = in_lanes(every_single, x)
+    with mp.workdps(30):
+        assert max(abs(a / mp.exp(b) - 1) for a, b in zip(exp, s, strict=True)) < 4e-6
+        errors = [abs(a - mp.log(b)) for a, b in zip(log, x, strict=True)]
+    assert np.all(np.array(errors, float) < 2e-7 * np.maximum(1, np.abs(log)))
+
+
+def test_single_log_omega_keeps_its_promise():
+    rng = np.random.default_rng(6)
     z = np.concatenate(
         [
-            rng.uniform(-80, 80, 3000),
-            rng.uniform(-3, 5, 1500),
-            10.0 ** rng.uniform(-30, 38, 1500),
-            -(10.0 ** rng.uniform(-30, 1.9, 500)),
-            np.log(2) * (np.arange(-115, 2) + 0.5),
-            neighbours(-80.0, 0.0, 0.5, 1.0, 1e9, *(np.sqrt(0.5) * 2.0 ** np.arange(0, 31))),
+            rng.uniform(-80, 80, 2000),
+            rng.uniform(single.NEAR, single.FAR, 2000),
+            10.0 ** rng.uniform(-30, 37, 1000),
+            -(10.0 ** rng.uniform(-30, 2.8, 500)),
+            neighbours(single.NEAR, -1.0, 0.0, 1.0, single.FAR, 100.0, 1e9),
         ]
-    ).astype(np.float32)
-    w, one = omega(z)
+    )
+    near, far, z = in_lanes(every_log_omega, z)
     with mp.workdps(30):
-        exact = [exact_omega(max(float(x), -80.0)) for x in z]
-        errors = [abs(mp.mpf(float(a)) / b - 1) for a, b in zip(w, exact, strict=True)]
-        others = [abs(mp.mpf(float(a)) * (1 + b) - 1) for a, b in zip(one, exact, strict=True)]
-    assert max(errors) < 2e-5, z[int(np.argmax(errors))]
-    assert max(others) < 2e-5, z[int(np.argmax(others))]
-
-
-def test_single_wright_omega_at_the_ends_of_the_floats():
-    w, one = omega([-np.inf, -1e30, -81.0, -80.0, 3e38, np.inf])
-    assert np.all(w[:4] == w[3])
-    assert w[4] == np.float32(3e38)
-    assert (w[5], one[5]) == (np.inf, 0.0)
+        exact = [exact_log_omega(x) for x in z]
+        last = exact_log_omega(single.FAR)
+        beyond = [min(abs(a - b) for b in (c, last)) for a, c in zip(near, exact, strict=True)]
+        errors = [abs(a - b) for a, b in zip(far, exact, strict=True)]
+    assert max(errors) < 1e-4, z[int(np.argmax(errors))]
+    inside = z <= single.FAR
+    assert np.array_equal(near[inside], far[inside])
+    assert max(beyond) < 1e-4

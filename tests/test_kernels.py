@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from rlhfsim import KL, ChiSquared, solve, threads
-from rlhfsim.kernels import active_set, blocks, gibbs, launch, mixed, rows
+from rlhfsim.kernels import active_set, blocks, gibbs, launch, mixed, rows, single
 from rlhfsim.solvers import SolverError, exact
 from rlhfsim.solvers.high_precision import solve_high_precision
 
@@ -391,12 +391,13 @@ def test_a_sample_that_misses_what_matters(n_responses):
 
 @pytest.mark.parametrize("gamma", [0.02, 1.0, 50.0])
 @pytest.mark.usefixtures("only_kernels")
-def test_mixed_where_the_tail_begins(gamma):
-    """One response has its z next to `_TAIL`, the others are chosen to make lambda 0."""
+def test_mixed_either_side_of_the_switches_of_omega(gamma):
+    """One response has its z next to a switch, the others are chosen to make lambda 0."""
     divergence, reference = ChiSquared() + gamma * KL(), np.array([0.5, 0.25, 0.25])
-    switches = (*around(mixed._TAIL), *around(mixed._TAIL + 1), -80.0, -600.0)
-    # omega's own, where w = gamma omega(1/2) leaves something to the others.
-    for z in (*switches, *around(0.5)) if gamma <= 1 else switches:
+    low, none = mixed._LOW_LOG - np.log(gamma), mixed._NO_LOG - np.log(gamma)
+    switches = (*around(single.NEAR), -80.0, -600.0, *around(low), *around(none))
+    # w = gamma omega(18) leaves something to the others only where gamma is small.
+    for z in (*switches, *around(single.FAR), 30.0) if gamma < 0.1 else switches:
         # lambda = 0 at s with E_p w = 1: w_0 closes the gap that the others leave.
         score = gamma * (z + np.log(gamma)) - 1
         ratio = solve_ratio(score, gamma)
@@ -428,7 +429,7 @@ def test_mixed_with_ratios_about_to_underflow(exponent):
         assert_true(solution, reward, reference, ChiSquared() + KL(), 1.0)
 
 
-@pytest.mark.parametrize("switch", [mixed._ENDS, mixed._FOLLOWS], ids=["ends", "follows"])
+@pytest.mark.parametrize("switch", [mixed._ENDS, mixed._BEGINS], ids=["ends", "begins"])
 @pytest.mark.parametrize("gamma", [0.1, 1.0, 10.0])
 @pytest.mark.usefixtures("only_kernels")
 def test_mixed_for_every_first_move_of_the_multiplier(switch, gamma):
@@ -444,6 +445,39 @@ def test_mixed_for_every_first_move_of_the_multiplier(switch, gamma):
         assert_same(one, other, reward, reference, divergence, 1.0)
 
 
+@pytest.mark.parametrize("gamma", [0.001, 1.0, 1000.0])
+@pytest.mark.usefixtures("only_kernels")
+def test_mixed_either_side_of_the_switch_between_certificates(gamma):
+    """The last pass is another where the rewards reach no further than `_NEAR (1 + gamma)`."""
+    rng = np.random.default_rng(65)
+    divergence, taken = ChiSquared() + gamma * KL(), set()
+    for reach in (*around(mixed._NEAR * (1 + gamma)), 0.1 * gamma, 3.0 * (1 + gamma)):
+        reward, reference = rng.uniform(0, reach, 300), rng.dirichlet(np.ones(300))
+        reward[:2] = 0.0, reach
+        state, _, _ = by_hand(divergence, reward, reference, 1.0)
+        taken.add(state["passes"][-1])
+        one = solve(reward, reference, divergence, 1.0)
+        other = by_general_route(reward, reference, divergence, 1.0)
+        assert_same(one, other, reward, reference, divergence, 1.0)
+    assert taken == {mixed._MOVE, mixed._EXPAND}
+
+
+@pytest.mark.parametrize("gamma", [1e-4, 1e-3, 1e-2])
+@pytest.mark.usefixtures("only_kernels")
+def test_mixed_does_not_look_in_singles_for_what_they_cannot_resolve(gamma):
+    """Where gamma is small, so is a step that counts: the guess passes have to know an end."""
+    rng = np.random.default_rng(66)
+    divergence = ChiSquared() + gamma * KL()
+    for beta in (1e-3, 1e-2, 0.1):
+        reward, reference = rng.standard_cauchy(1025), rng.dirichlet(np.ones(1025))
+        state, _, _ = by_hand(divergence, reward, reference, beta)
+        assert state["status"] == blocks.DONE
+        assert len(state["passes"]) < 16
+        one = solve(reward, reference, divergence, beta)
+        other = by_general_route(reward, reference, divergence, beta)
+        assert_same(one, other, reward, reference, divergence, beta)
+
+
 # ---- the certificate -----------------------------------------------------------------------------
 
 
@@ -454,15 +488,13 @@ def by_hand(divergence, reward, reference, beta, tamper=None):
     n_blocks = -(-r.size // blocks.BLOCK)
     state, sums = np.zeros(blocks.STATE), np.zeros((n_blocks, blocks.WIDTH))
     policy, fields, sample = np.empty_like(r), np.zeros(blocks.FIELDS), np.empty(3 * blocks.SAMPLE)
-    desk = np.empty((blocks.DESK_ROWS, blocks.DESK))
-    singles = np.empty((blocks.SINGLE_ROWS, blocks.DESK), np.float32)
-    work = rows.start(kind, r, p, beta, weights, np.nan, state, sample, desk, singles)
+    work = rows.start(kind, r, p, beta, weights, np.nan, state, sample)
     passes = []
     while work > 0:
         passes.append(work)
         if tamper is not None:
             tamper(work, state, sums, policy)
-        rows.run(kind, work, r, p, policy, state, sums, 0, n_blocks, desk, singles)
+        rows.run(kind, work, r, p, policy, state, sums, 0, n_blocks, sample)
         work = rows.decide(kind, work, r.size, state, sums, n_blocks, EPS, fields)
     return {"status": work, "passes": passes, "policy": policy}, sums, fields
 
@@ -489,6 +521,13 @@ def added(entry, change):
     return spoil
 
 
+def replaced(entry, value):
+    def spoil(array):
+        array[entry] = value
+
+    return spoil
+
+
 MIXED = ChiSquared() + KL()
 #: Divergence, pass before which to tamper, with what, and how.
 TAMPERED = {
@@ -502,11 +541,18 @@ TAMPERED = {
     "chi-squared, anchor": (
         ChiSquared(), active_set._WRITE, "state", added(active_set._ANCHOR, 1e-12)
     ),
-    "mixed, move": (MIXED, mixed._WRITE, "state", added(mixed._MOVE, 1e-12)),
-    "mixed, move much": (MIXED, mixed._WRITE, "state", added(mixed._MOVE, 1e-6)),
-    "mixed, ratios": (MIXED, mixed._WRITE, "policy", scaled(1 + 1e-12)),
-    "mixed, ratios to and fro": (
-        MIXED, mixed._WRITE, "policy", lambda w: w.__imul__(1 + 1e-6 * (-1.0) ** np.arange(w.size))
+    "mixed, change": (MIXED, mixed._MOVE, "state", added(mixed._CHANGE, 1e-12)),
+    "mixed, change much": (MIXED, mixed._MOVE, "state", added(mixed._CHANGE, 1e-6)),
+    "mixed, ratios": (MIXED, mixed._MOVE, "policy", scaled(1 + 1e-12)),
+    "mixed, gap so far": (MIXED, mixed._MOVE, "state", added(mixed._STRAY, 1e-12)),
+    # Of log w, from where one step of fourth order leaves more than rounding.
+    "mixed, first guess": (MIXED, mixed._REFINE, "state", replaced(mixed._LOG_GAMMA, 0.3)),
+    "mixed, change between near rewards": (
+        100.0 * MIXED, mixed._EXPAND, "state", added(mixed._CHANGE, 1e-6)
+    ),
+    "mixed, near ratios to and fro": (
+        100.0 * MIXED, mixed._EXPAND, "policy",
+        lambda w: w.__imul__(1 + 1e-6 * (-1.0) ** np.arange(w.size)),
     ),
 }  # fmt: skip
 
@@ -535,17 +581,18 @@ def test_the_certificate_catches_what_goes_wrong_in_the_last_pass(name, size):
 def test_the_gap_by_itself_catches_mass_moved_from_one_response_to_another(error):
     """The policy still sums to 1, and is not optimal."""
     rng = np.random.default_rng(40)
-    reward, reference = rng.normal(size=64), np.full(64, 1 / 64)
+    reward, reference = 0.1 * rng.uniform(size=64), np.full(64, 1 / 64)
     divergence = ChiSquared() + KL()
 
     def swap(work, state, sums, w):
-        if work == mixed._WRITE:
+        if work == mixed._EXPAND:
             w[0] += error
             w[1] -= error
 
     state, _, fields = by_hand(divergence, reward, reference, 1.0, swap)
     assert state["status"] == blocks.GENERAL
-    assert fields[blocks.FEASIBILITY] <= blocks.rounding.py_func(64, EPS)
+    # The last move was chosen for the others.
+    assert fields[blocks.FEASIBILITY] <= 1e-8 * error
     assert fields[blocks.GAP] > fields[blocks.TOLERANCE]
 
 
@@ -945,11 +992,8 @@ def test_a_guess_replaces_the_sample(monkeypatch):
     for guess, first in ((np.nan, None), (float(best), float(best))):
         state = np.empty(blocks.STATE)
         sample = np.full(3 * blocks.SAMPLE, np.nan)
-        desk, singles = np.empty((blocks.DESK_ROWS, blocks.DESK)), np.empty((3, 1024), np.float32)
         weights = weights_of(ChiSquared())
-        rows.start(
-            rows.CHI_SQUARED, reward, reference, 0.2, weights, guess, state, sample, desk, singles
-        )
+        rows.start(rows.CHI_SQUARED, reward, reference, 0.2, weights, guess, state, sample)
         assert np.isnan(sample).all() == (first is not None)
         assert (first is None) or first in state
 

@@ -11,18 +11,29 @@ from rlhfsim.kernels import elementary
 from rlhfsim.kernels.intrinsics import bits, borrow, fma, from_bits, larger, smaller
 from rlhfsim.kernels.vectors import (
     LANES,
+    first_part,
+    folded,
     greatest,
+    holds_singles,
     largest,
     least,
     load,
+    load_singles,
+    narrow,
+    number,
     put,
+    second_part,
     smallest,
     spread,
     store,
+    store_singles,
+    store_wide,
     take,
+    take_wide,
     total,
     transposed,
     where_greater,
+    widen,
 )
 
 DTYPES = pytest.mark.parametrize("dtype", [np.float64, np.float32])
@@ -75,6 +86,87 @@ def test_fma_is_rounded_once():
     out = np.empty(88)
     arithmetic(x, x, -(x * x), out)
     assert np.all(out[32:40] == 2.0**-60)
+
+
+@njit
+def arithmetic_of_singles(x, y, z, out):
+    a, b, c = narrow(load(x, 0)), narrow(load(y, 0)), narrow(load(z, 0))
+    store(out, 0, widen(a + b))
+    store(out, 8, widen(a - b))
+    store(out, 16, widen(a * 3.0))
+    store(out, 24, widen(a / b))
+    store(out, 32, widen(larger(a, b)))
+    store(out, 40, widen(where_greater(a, b, c, a)))
+    store(out, 48, widen(from_bits((bits(a) + (1 << 23)) - 1)))
+    store(out, 56, widen(number(bits(a) >> 23)))
+
+
+def test_singles_are_rounded_as_singles():
+    rng = np.random.default_rng(3)
+    x, y, z = rng.normal(size=(3, LANES))
+    out = np.empty(64)
+    arithmetic_of_singles(x, y, z, out)
+    a, b, c = (v.astype(np.float32) for v in (x, y, z))
+    words = a.view(np.int32)
+    expected = [
+        a + b,
+        a - b,
+        a * np.float32(3),
+        a / b,
+        np.maximum(a, b),
+        np.where(a > b, c, a),
+        (words + (1 << 23) - 1).view(np.float32),
+        (words >> 23).astype(np.float32),
+    ]
+    assert np.array_equal(out, np.concatenate(expected).astype(float))
+
+
+@njit
+def fma_of_singles(x, out):
+    a = narrow(load(x, 0))
+    store(out, 0, widen(fma(a, a, -(a * a))))
+
+
+def test_fma_of_singles_is_rounded_once():
+    out = np.empty(LANES)
+    fma_of_singles(np.full(LANES, 1 + 2.0**-15), out)
+    assert np.all(out == 2.0**-30)
+
+
+@njit
+def of_sixteen(x, n, singles, out):
+    a = take_wide(x, 0, n, 0.5)
+    store_wide(out, 0, a * 2.0 + a)
+    store(out, 16, folded(a))
+    store(out, 24, second_part(a) - first_part(a))
+    store_singles(singles, 16, narrow(a))
+    store_singles(singles, 0, load_singles(singles, 16) + 1.0)
+    store_wide(out, 32, widen(load_singles(singles, 0)))
+
+
+@pytest.mark.parametrize("n", [1, 7, 8, 9, 15, 16])
+def test_sixteen_numbers_are_two_vectors(n):
+    x, out, singles = np.arange(1.0, 17.0) + 1e-3, np.empty(48), np.full(20, np.nan)
+    of_sixteen(x, n, singles, out)
+    filled = np.where(np.arange(16) < n, x, 0.5)
+    assert np.array_equal(out[:16], filled * 2 + filled)
+    assert np.array_equal(out[16:24], filled[:8] + filled[8:])
+    assert np.array_equal(out[24:32], filled[8:] - filled[:8])
+    kept = filled.astype(np.float32)
+    assert np.array_equal(out[32:], (kept + np.float32(1)).astype(float))
+    # Sixteen singles take the room of eight doubles.
+    assert np.array_equal(singles[8:16].view(np.float32), kept)
+    assert np.all(np.isnan(singles[16:]))
+
+
+@njit
+def kind_of(x):
+    return holds_singles(x)
+
+
+def test_arrays_of_singles_are_told_apart():
+    assert kind_of(np.empty(1, np.float32)) is True
+    assert kind_of(np.empty(1)) is False
 
 
 @njit

@@ -32,7 +32,6 @@ from rlhfsim.kernels.blocks import (
     GENERAL,
     SAMPLE,
     STRIDE,
-    SingleArray,
     certify,
     fetch_next,
     fetch_policy,
@@ -145,7 +144,7 @@ def _write(
 @EXACT
 def start(
     r: FloatArray, p: FloatArray, beta: float, weights: FloatArray, guess: float, state: FloatArray,
-    sample: FloatArray, desk: FloatArray, singles: SingleArray,
+    sample: FloatArray,
 ) -> int:  # fmt: skip
     """Prepare a row: lambda as guessed, or from a sample of the row; return the first pass."""
     beta = beta * weights[0]
@@ -177,7 +176,7 @@ def start(
 @EXACT
 def run(
     work: int, r: FloatArray, p: FloatArray, o: FloatArray, state: FloatArray, sums: FloatArray,
-    first: int, last: int, desk: FloatArray, singles: SingleArray,
+    first: int, last: int, desk: FloatArray,
 ) -> None:  # fmt: skip
     """Make one pass over blocks `first` to `last - 1`."""
     inverse, anchor, shift = 1.0 / state[_BETA], state[_ANCHOR], state[_SHIFT]

@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numpy.typing import NDArray
 
 from rlhfsim.checks import ROW_SUM_TOLERANCE, FloatArray
 from rlhfsim.compiling import EXACT, SUMS
@@ -28,15 +27,9 @@ NEAR = 8 * BLOCK
 WIDTH = 8
 #: Numbers that a row may carry from pass to pass.
 STATE = 32
-#: Responses on the desk at a time, where a kernel works in several loops over one block: rows of
-#: the desk are temporaries that stay in the nearest cache.
-DESK = 1024
-DESK_ROWS, SINGLE_ROWS = 5, 3
 #: Responses in the sample from which the first multiplier of a long row comes.
 SAMPLE = 1024
 _WHOLE, _FEW, _PIECES = 128, 128, 16
-
-SingleArray = NDArray[np.float32]
 
 # What becomes of a row: a positive number is the next pass.
 DONE = 0

@@ -1,6 +1,6 @@
 """exp and log from arithmetic alone, so that loops over them use vector registers.
 
-All but logarithms take a number or a vector of eight.
+All but `log` take a number or a vector of eight.
 
 The polynomials are Chebyshev interpolants of the stated functions, computed in 40 digits
 (`mpmath.chebyfit`); errors of the interpolants are below 4e-17 relative.
@@ -87,14 +87,11 @@ def exp_minus_one(s: float) -> float:
 
 
 @EXACT
-def log_parts(x: float) -> tuple[float, float]:
-    """Return `(log x, log x - (x - 1))`; the second without cancellation for x in [0.71, 1.41].
+def _log_series(f: float) -> tuple[float, float, float]:
+    """Return `(s, h + q, h)` so that `log(1 + f) = f + s (h + q) - h`, for f in [-0.293, 0.415].
 
-    For positive normal x.
+    `s = f/(2 + f)`, `h = f^2/2`.
     """
-    b = bits(x) - _SQRT_HALF_BITS
-    k = float(b >> 52)
-    f = from_bits((b & _MANTISSA) + _SQRT_HALF_BITS) - 1.0
     s = f / (2.0 + f)
     z = s * s
     r = fma(0.14616576421644387, z, 0.15331711346672997)
@@ -102,19 +99,26 @@ def log_parts(x: float) -> tuple[float, float]:
     r = fma(r, z, 0.22222211130560726)
     r = fma(r, z, 0.28571428626001427)
     r = fma(r, z, 0.3999999999989945)
-    r = fma(r, z, 0.666666666666667) * z
-    # log(1 + f) = f - (h - s (h + r)), h = f^2/2.
     h = 0.5 * f * f
-    bend = fma(s, h + r, k * _LN_2_LOW) - h
-    log = fma(k, _LN_2_HIGH, f + bend)
-    far = log - (x - 1.0)
-    return log, bend if k == 0.0 else far
+    return s, h + fma(r, z, 0.666666666666667) * z, h
+
+
+@EXACT
+def log_near_one(f: Any) -> tuple[Any, Any]:
+    """Return `(log(1 + f), log(1 + f) - f)` to 1 and 3 ulp, for f in [-0.293, 0.415]."""
+    s, both, h = _log_series(f)
+    bend = fma(s, both, -h)
+    return f + bend, bend
 
 
 @EXACT
 def log(x: float) -> float:
     """`log x` for positive normal x, to 1 ulp."""
-    return log_parts(x)[0]
+    b = bits(x) - _SQRT_HALF_BITS
+    k = float(b >> 52)
+    f = from_bits((b & _MANTISSA) + _SQRT_HALF_BITS) - 1.0
+    s, both, h = _log_series(f)
+    return fma(k, _LN_2_HIGH, f + (fma(s, both, k * _LN_2_LOW) - h))
 
 
 @EXACT

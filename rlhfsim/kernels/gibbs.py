@@ -30,7 +30,6 @@ from rlhfsim.kernels.blocks import (
     BLOCK,
     GENERAL,
     STRIDE,
-    SingleArray,
     certify,
     fetch_next,
     fetch_policy,
@@ -182,7 +181,7 @@ def _scale(o: FloatArray, first: int, end: int, factor: float) -> float:
 @EXACT
 def start(
     r: FloatArray, p: FloatArray, beta: float, weights: FloatArray, guess: float, state: FloatArray,
-    sample: FloatArray, desk: FloatArray, singles: SingleArray,
+    sample: FloatArray,
 ) -> int:  # fmt: skip
     """Prepare a row, which needs no first lambda; return the first pass."""
     state[_BETA] = beta * weights[1]
@@ -192,7 +191,7 @@ def start(
 @EXACT
 def run(
     work: int, r: FloatArray, p: FloatArray, o: FloatArray, state: FloatArray, sums: FloatArray,
-    first: int, last: int, desk: FloatArray, singles: SingleArray,
+    first: int, last: int, desk: FloatArray,
 ) -> None:  # fmt: skip
     """Make one pass over blocks `first` to `last - 1`."""
     inverse = 1.0 / state[_BETA]

@@ -10,16 +10,16 @@ from numba.np.arrayobj import populate_array
 
 from rlhfsim.compiling import intrinsic
 from rlhfsim.kernels.vectors import (
-    VECTOR,
-    WORDS,
-    as_vector,
-    as_words,
+    FLOATS,
+    bitcast,
+    bits_of,
     call_on_vectors,
+    number_of,
     signature_of,
     vectors_of,
 )
 
-_DOUBLE, _FLOAT = ir.DoubleType(), ir.FloatType()
+_DOUBLE = ir.DoubleType()
 _WORD, _HALF_WORD = ir.IntType(64), ir.IntType(32)
 
 # Builders, contexts and values of llvmlite carry no types.
@@ -30,8 +30,8 @@ def _call(
     builder: _Any, name: str, signature: _Any, args: _Any, flags: tuple[str, ...] = ()
 ) -> _Any:
     """Call the LLVM intrinsic `name` on doubles, or on vectors of them."""
-    if signature.return_type is VECTOR:
-        vectors = vectors_of(builder, signature.args, args)
+    if signature.return_type in FLOATS:
+        vectors = vectors_of(builder, signature, args)
         return call_on_vectors(name, builder, *vectors, flags=flags)
     kind = ir.FunctionType(_DOUBLE, [_DOUBLE] * len(args))
     function = builder.module.declare_intrinsic(name, (_DOUBLE,), kind)
@@ -70,42 +70,24 @@ def smaller(typingctx: _Any, a: _Any, b: _Any) -> _Any:
 
 @intrinsic
 def bits(typingctx: _Any, x: _Any) -> _Any:
-    """Return the 64 bits of a double as an integer."""
+    """Return the bits of a double as an integer, or those of each lane of a vector."""
+    words = bits_of(x)
 
     def codegen(context: _Any, builder: _Any, signature: _Any, args: _Any) -> _Any:
-        return as_words(builder, args[0]) if x is VECTOR else builder.bitcast(args[0], _WORD)
+        return bitcast(builder, args[0], words) if words else builder.bitcast(args[0], _WORD)
 
-    return (WORDS(VECTOR) if x is VECTOR else types.int64(types.float64)), codegen
+    return (words(x) if words else types.int64(types.float64)), codegen
 
 
 @intrinsic
 def from_bits(typingctx: _Any, word: _Any) -> _Any:
-    """Return the double with these 64 bits."""
+    """Return the double with these 64 bits, or the vector with these in each lane."""
+    number = number_of(word)
 
     def codegen(context: _Any, builder: _Any, signature: _Any, args: _Any) -> _Any:
-        return as_vector(builder, args[0]) if word is WORDS else builder.bitcast(args[0], _DOUBLE)
+        return bitcast(builder, args[0], number) if number else builder.bitcast(args[0], _DOUBLE)
 
-    return (VECTOR(WORDS) if word is WORDS else types.float64(types.int64)), codegen
-
-
-@intrinsic
-def bits32(typingctx: _Any, x: _Any) -> _Any:
-    """Return the 32 bits of a single as an integer."""
-
-    def codegen(context: _Any, builder: _Any, signature: _Any, args: _Any) -> _Any:
-        return builder.bitcast(args[0], _HALF_WORD)
-
-    return types.int32(types.float32), codegen
-
-
-@intrinsic
-def from_bits32(typingctx: _Any, word: _Any) -> _Any:
-    """Return the single with these 32 bits."""
-
-    def codegen(context: _Any, builder: _Any, signature: _Any, args: _Any) -> _Any:
-        return builder.bitcast(args[0], _FLOAT)
-
-    return types.float32(types.int32), codegen
+    return (number(word) if number else types.float64(types.int64)), codegen
 
 
 @intrinsic

@@ -142,21 +142,14 @@ def _solve_long_row(
     """Solve one row with its blocks divided among threads; return 1 where it is not DONE."""
     n_blocks = -(-r.size // blocks.BLOCK)
     state, sums = np.empty(blocks.STATE), np.empty((n_blocks, blocks.WIDTH))
-    sample = np.empty(3 * blocks.SAMPLE)
-    desks = [
-        (
-            np.empty((blocks.DESK_ROWS, blocks.DESK)),
-            np.empty((blocks.SINGLE_ROWS, blocks.DESK), np.float32),
-        )
-        for _ in range(threads)
-    ]
-    work = rows.start(kind, r, p, beta, weights, guess, state, sample, *desks[0])
+    desks = [np.empty(3 * blocks.SAMPLE) for _ in range(threads)]
+    work = rows.start(kind, r, p, beta, weights, guess, state, desks[0])
     cuts = [n_blocks * k // threads for k in range(threads + 1)]
     while work > 0:
         in_parallel(
             rows.run,
             [
-                (kind, work, r, p, o, state, sums, cuts[k], cuts[k + 1], *desks[k])
+                (kind, work, r, p, o, state, sums, cuts[k], cuts[k + 1], desks[k])
                 for k in range(threads)
             ],
         )

@@ -1,40 +1,49 @@
 """Chi-squared plus gamma KL: `w + gamma log w = 1 + s`, `s = (r - lambda)/beta`, and `sum p w = 1`.
 
 Here beta stands for beta times the weight of chi-squared.  `w = gamma omega(z)`,
-`z = (1 + s)/gamma - log gamma`, omega the Wright omega function, is found by steps of fourth order
-(Fritsch, Shafer & Crowley 1973), one logarithm each, written in w so that `log gamma` costs no
-digits: with `t = 1 + s - w - gamma log w`, `Q = gamma + w`, `M = 2 Q (Q + 2t/3)`,
+`z = (1 + s)/gamma - log gamma`, omega the Wright omega function.
 
-    w  <-  w (1 + t (M - gamma t) / (Q (M - 2 gamma t))).
+Three passes.  The first takes omega in single precision.  The second starts from `l = log w` in
+single precision, `w = e^l`, and adds one step of fourth order: with `t = 1 + s - w - gamma l`,
+`Q = gamma + w`, `x = t/Q`, `g = gamma/Q`,
 
-lambda moves by the root of the cubic model of `sum p w`, from `dw/dz = w g`, `d2w/dz2 = w g^3`,
-`d3w/dz3 = w g^3 (3 g^2 - 2 g)`, `g = gamma/Q`: a step of fourth order.  A pass starts from the w of
-the pass before it, moved along with lambda by their Taylor polynomial, and the last one takes the
-polynomial alone.
+    w  <-  w (1 + x (1 + x/2 (g + x g (g - 2/3)))).
 
-The certificate.  With `t` measured again on the last w,
+Each moves lambda by the root of the cubic model of `sum p w`, from `dw/dz = w g`,
+`d2w/dz2 = w g^3`, `d3w/dz3 = w g^3 (3 g^2 - 2 g)`: a step of fourth order.  The last pass moves w
+along with lambda, by the same polynomial with `x = -move/Q`.
 
-    (dual - primal)/beta = sum p t^2 w / (2 Q)   up to O(t^3),
-    value = lambda + beta sum (pi s - p (w - 1)^2/2 - gamma p (w log w - w + 1))
+The certificate.  For any w > 0 and lambda, with t measured on them,
 
-Source: arXiv 2407.13399 (the divergence); derivatives, value and gap derived from the link.
+    (dual - primal)/beta = sum p w t^2 / (2 Q)   up to O(t^3),
+    primal = lambda + beta (sum p ((w - 1)^2/2 + (1 + gamma) (w - 1)) + sum p w t).
+
+The second pass measures t on the w that it wrote, whose logarithm is `l + log(1 + u)`, u the last
+step.  A move by a factor `1 - e` adds `Q e - move + gamma (e^2/2 + e^3/3 + ...)` to t, and the
+roots of the gaps add up (Minkowski).  Where all w are near 1 the terms of that primal value cancel;
+there the last pass takes logarithms and
+
+    primal = lambda + beta sum (pi s - p (w - 1)^2/2 - gamma p (w log w - w + 1)).
+
+Source: arXiv 2407.13399 (the divergence); derivatives, values and gap derived from the link.
 """
 
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 
 from rlhfsim.checks import FloatArray
-from rlhfsim.compiling import EXACT, SUMS
+from rlhfsim.compiling import EXACT
+from rlhfsim.kernels import single
 from rlhfsim.kernels.blocks import (
     BAD,
     BLOCK,
-    DESK,
     GENERAL,
     SAMPLE,
-    SingleArray,
+    STRIDE,
     certify,
     fetch_next,
     fetch_policy,
@@ -46,239 +55,298 @@ from rlhfsim.kernels.blocks import (
     total_of,
     usable,
 )
-from rlhfsim.kernels.elementary import exp, log, log_parts
-from rlhfsim.kernels.intrinsics import borrow, fma, smaller
-from rlhfsim.kernels.single import wright_omega
+from rlhfsim.kernels.elementary import (
+    LOG2_E,
+    LOG2_E_REST,
+    far_power_parts,
+    log_near_one,
+    power_parts,
+)
+from rlhfsim.kernels.intrinsics import borrow, fma, larger, smaller
+from rlhfsim.kernels.vectors import (
+    LANES,
+    WIDE,
+    first_part,
+    folded,
+    greatest,
+    holds_singles,
+    join,
+    least,
+    load,
+    load_singles,
+    narrow,
+    put,
+    second_part,
+    spread,
+    store,
+    store_singles,
+    store_wide,
+    take,
+    take_wide,
+    total,
+    where_greater,
+    widen,
+)
 
-# Passes: the first; from scratch; from the last w; the last.
-_SCAN, _GUESS, _FOLLOW, _WRITE = 1, 2, 3, 4
+# Passes: the first; the same over checked input; a step of fourth order; the last, two ways.
+_SCAN, _GUESS, _REFINE, _MOVE, _EXPAND = 1, 2, 3, 4, 5
 # Columns of the partial sums.
 _RATIO, _SLOPE, _BEND, _THIRD, _ALL, _HIGH, _LOW, _MASS = range(8)
-_WRITTEN, _GAIN, _SIZE, _SQUARE, _ENTROPY, _MISS = range(6)
+_SIZE, _DRIFT, _MISS = _ALL, _HIGH, _LOW
+_WRITTEN, _SQUARE, _MOVED_DRIFT, _MOVED_MISS = range(4)
+_GAIN, _ENTROPY, _LENGTH = range(4, 7)
 # Entries of the state.
-_BETA, _GAMMA, _LOG_GAMMA, _ANCHOR, _REST, _MOVE, _PASSES, _SHARE = range(8)
-_LEAST, _MOST, _LEFT, _RIGHT = range(8, 12)
+_BETA, _GAMMA, _LOG_GAMMA, _ANCHOR, _REST, _CHANGE, _PASSES, _SHARE = range(8)
+_LEAST, _MOST, _LEFT, _RIGHT, _FAR, _FELT, _LOST, _STRAY = range(8, 16)
 
 _MAX_PASSES = 64
 _SAMPLE_STEPS = 8
-# Relative changes of w.  Up to the first, its Taylor polynomial of third order is within 3e-5, from
-# where one step of fourth order ends far below rounding; up to the second, two steps do.  Up to the
-# third, that polynomial and the step of lambda do so by themselves.
-_FOLLOWS, _FOLLOWS_FAR, _ENDS = 0.15, 0.5, 3e-5
-# Below this z, omega(z) = e^z to rounding; above it, w is far from underflow.
-_TAIL = -40.0
+# Relative changes of w.  Up to the first, the step of lambda lands where the second pass may begin;
+# up to the second, that step and the polynomial of the last pass are exact to rounding.
+_BEGINS, _ENDS = 0.2, 2e-4
+# Relative to the sum and 1, the guessed excess from which on its sign is right.
+_SURE = 1e-3
+# Relative to 1 + gamma, scores below which every w is between 0.71 and 1.41.
+_NEAR = 0.25
+# Logarithms of w beyond which `power_parts` does not work; and where w is 0.
+_LOW_LOG, _NO_LOG = -690.0, -760.0
 _GAMMAS = (1e-12, 1e12)
-_TINY = 1e-280
+# Where on the desk loops over one stride leave what the next needs.  The loops are short because
+# the processor then has several vectors under way, and one long loop is a chain of dependent
+# operations longer than it can look ahead.
+_S, _LOG, _W, _T, _Y = 0, STRIDE, 2 * STRIDE, 3 * STRIDE, 4 * STRIDE
 _EPS = float(np.finfo(np.float64).eps)
 
 
-@SUMS
-def _scores(
-    r: FloatArray, p: FloatArray, anchor: float, inverse: float, move: float, s: FloatArray
-) -> float:
-    """Fill s with the scores, 0 where p is 0; return the least."""
-    least = np.inf
-    for i in range(r.size):
-        x = fma(np.float64(r[i]) - anchor, inverse, -move)
-        s[i] = x if p[i] > 0.0 else 0.0
-        least = smaller(least, s[i])
-    return least
-
-
-@SUMS
-def _sum_up(
-    p: FloatArray, s: FloatArray, w: FloatArray, one: FloatArray
-) -> tuple[float, float, float, float, float]:
-    """Return the sums of p times w, dw/dz, d2w/dz2, d3w/dz3 and s, where z = s/gamma.
-
-    With g = gamma/Q, which is in `one`: `w g`, `w g^3`, `w g^3 (3 g^2 - 2 g)`.
-    """
-    ratio, slope, bend, third, everything = 0.0, 0.0, 0.0, 0.0, 0.0
-    for i in range(p.size):
-        q = np.float64(p[i])
-        mass = q * w[i]
-        first = mass * one[i]
-        square = one[i] * one[i]
-        second = first * square
-        ratio += mass
-        slope += first
-        bend += second
-        third += second * (3.0 * square - 2.0 * one[i])
-        everything += q * s[i]
-    return ratio, slope, bend, third, everything
+@EXACT
+def _kept(o: FloatArray, i: int, n: int, x: Any) -> Any:
+    """Write a vector; return it as the array has it."""
+    put(o, i, n, x)
+    return take(o, i, n, 0.0) if holds_singles(o) else x
 
 
 @EXACT
-def _tail(s: FloatArray, w: FloatArray, gamma: float, log_gamma: float) -> None:
-    """Write `w = e^((1 + s)/gamma)` where it is tiny, so that it may underflow gradually."""
-    inverse = 1.0 / gamma
-    for i in range(s.size):
-        z = (1.0 + s[i]) * inverse
-        tiny = exp(z if z - log_gamma < _TAIL else -1.0)
-        w[i] = tiny if z - log_gamma < _TAIL else w[i]
+def _scores(x: Any, q: Any, anchor: float, inverse: float, rest: float) -> Any:
+    """Return the scores, 0 where p is 0."""
+    return where_greater(q, 0.0, fma(x - anchor, inverse, -rest), 0.0)
 
 
 @EXACT
 def _guess(
-    s: FloatArray, gamma: float, log_gamma: float, w: FloatArray, one: FloatArray,
-    singles: SingleArray,
+    r: FloatArray, p: FloatArray, o: FloatArray, first: int, end: int, anchor: float,
+    inverse: float, rest: float, gamma: float, log_gamma: float, far: bool, scanning: bool,
+    desk: FloatArray, sums: FloatArray,
 ) -> None:  # fmt: skip
-    """Fill `w`, within 2e-5, and `one` with gamma/Q."""
-    n, inverse = s.size, 1.0 / gamma
-    z, omega, below = borrow(singles, 0, n), borrow(singles, DESK, n), borrow(singles, 2 * DESK, n)
-    for i in range(n):
-        z[i] = np.float32((1.0 + s[i]) * inverse - log_gamma)
-    wright_omega(z, omega, below)
-    for i in range(n):
-        w[i] = gamma * np.float64(omega[i])
-        one[i] = np.float64(below[i])
+    """Sum p times w, dw/dz, d2w/dz2 and d3w/dz3, within 1e-4, and s; look at the input."""
+    per_gamma = 1.0 / gamma
+    origin = per_gamma - log_gamma
+    high, low, rarest = spread(-np.inf), spread(np.inf), spread(np.inf)
+    everything, mass = spread(0.0), spread(0.0)
+    ratio, slope, bend, third = spread(0.0), spread(0.0), spread(0.0), spread(0.0)
+    for begin in range(first, end, STRIDE):
+        stop = min(begin + STRIDE, end)
+        size = spread(0.0)
+        for i in range(begin, stop, WIDE):
+            x, q = take_wide(r, i, end, r[first]), take_wide(p, i, end, 0.0)
+            if scanning:
+                fetch_policy(o, i, WIDE)
+                high = larger(high, larger(first_part(x), second_part(x)))
+                low = smaller(low, smaller(first_part(x), second_part(x)))
+                lowest = take_wide(p, i, end, 1.0)
+                rarest = smaller(rarest, smaller(first_part(lowest), second_part(lowest)))
+                size = size + folded(q)
+            s = _scores(x, q, anchor, inverse, rest)
+            everything = everything + folded(q * s)
+            store_singles(desk, i - begin, single.log_omega(narrow(fma(s, per_gamma, origin)), far))
+        nothing = narrow(join(spread(0.0), spread(0.0)))
+        ratios, slopes, bends, thirds = nothing, nothing, nothing, nothing
+        for i in range(begin, stop, WIDE):
+            omega = single.exp(larger(load_singles(desk, i - begin), -80.0))
+            one = 1.0 / (omega + 1.0)
+            weight = narrow(take_wide(p, i, end, 0.0)) * omega
+            a = weight * one
+            square = one * one
+            b = a * square
+            ratios, slopes, bends = ratios + weight, slopes + a, bends + b
+            thirds = fma(b, fma(3.0, square, -(one + one)), thirds)
+        mass = mass + size
+        ratio, slope = ratio + folded(widen(ratios)), slope + folded(widen(slopes))
+        bend, third = bend + folded(widen(bends)), third + folded(widen(thirds))
+    sums[_RATIO], sums[_SLOPE] = gamma * total(ratio), gamma * total(slope)
+    sums[_BEND], sums[_THIRD] = gamma * total(bend), gamma * total(third)
+    sums[_ALL] = total(everything)
+    if scanning:
+        top, bottom, share = greatest(high), least(low), total(mass)
+        # What is not finite leaves a sum that is not.
+        if not (least(rarest) > 0.0 and abs(share) < np.inf and abs(sums[_ALL]) < np.inf):
+            top, bottom, share, lowest, clean = scan(r[first:end], p[first:end])
+            if clean and lowest == 0.0:
+                top, bottom = supported(r[first:end], p[first:end])
+            share = share if clean else np.nan
+        sums[_HIGH], sums[_LOW], sums[_MASS] = top, bottom, share
 
 
 @EXACT
-def _reciprocal(x: float) -> float:
-    """`1/x` within 1e-14: single precision and a step of Newton's, cheaper than a division."""
-    y = np.float64(np.float32(1.0) / np.float32(x))
-    return y * (2.0 - x * y)
+def _take_scores(
+    r: FloatArray, p: FloatArray, begin: int, stop: int, end: int, anchor: float, inverse: float,
+    rest: float, gamma: float, log_gamma: float, far: bool, low: bool, desk: FloatArray,
+) -> None:  # fmt: skip
+    """Put the scores on the desk, and log w within 1e-4."""
+    per_gamma = 1.0 / gamma
+    origin = per_gamma - log_gamma
+    # From where on w is 0: the terms of s that are left out there are multiplied by it.
+    floor = gamma * _NO_LOG - 1.0
+    for i in range(begin, stop, WIDE):
+        q = take_wide(p, i, end, 0.0)
+        s = _scores(take_wide(r, i, end, 0.0), q, anchor, inverse, rest)
+        if low:
+            s = larger(s, floor)
+        log_w = widen(single.log_omega(narrow(fma(s, per_gamma, origin)), far)) + log_gamma
+        store_wide(desk, _S + i - begin, s)
+        store_wide(desk, _LOG + i - begin, log_w)
 
 
 @EXACT
-def _moved(w: float, one: float, gamma: float, move: float) -> float:
-    """Return w at a lambda larger by `move`, by Taylor's polynomial of third order; one = 1/Q."""
-    x, g = move * one, gamma * one
-    third = x * g * (g - 2.0 / 3.0)
-    return w * (1.0 - x * (1.0 - 0.5 * x * (g - third)))
+def _improve(
+    o: FloatArray, begin: int, stop: int, end: int, gamma: float, desk: FloatArray
+) -> None:
+    """Take a step of fourth order and write w; put w, t and 1/Q on the desk."""
+    for i in range(begin, stop, LANES):
+        j = i - begin
+        s, log_w, w = load(desk, _S + j), load(desk, _LOG + j), load(desk, _W + j)
+        t = fma(-gamma, log_w, s + (1.0 - w))
+        y = 1.0 / (w + gamma)
+        x, half = t * y, 0.5 * gamma * y
+        u = x * fma(x, fma(x * half, half + (half - 2.0 / 3.0), half), 1.0)
+        better = fma(w, u, w)
+        t = fma(-gamma, fma(u, fma(u, fma(u, 1.0 / 3.0, -0.5), 1.0), log_w), s + (1.0 - better))
+        stored = _kept(o, i, end, better)
+        if holds_singles(o):
+            # Rounding to singles is a step of its own, which lambda should not feel.
+            lost = where_greater(better, 1e-30, (stored - better) / better, 0.0)
+            t = t - fma(lost, better, gamma * lost * fma(lost, -0.5, 1.0))
+        # 1/Q of w, brought to the better one: the root of `1/y = Q` by a step of third order.
+        off = fma(-y, better + gamma, 1.0)
+        store(desk, _W + j, better)
+        store(desk, _T + j, t)
+        store(desk, _Y + j, fma(y, fma(off, off, off), y))
 
 
 @EXACT
-def _follow(o: FloatArray, gamma: float, move: float, w: FloatArray, one: FloatArray) -> None:
-    """Fill w with that of the last pass moved along with lambda, and `one` with 1/Q, roughly."""
-    for i in range(o.size):
-        v = np.float64(o[i])
-        one[i] = _reciprocal(gamma + v)
-        w[i] = _moved(v, one[i], gamma, move)
-
-
-@EXACT
-def _refine(s: FloatArray, w: FloatArray, gamma: float, logs: FloatArray, one: FloatArray) -> None:
-    """Take one step of fourth order; fill `one` with gamma/Q."""
-    for i in range(s.size):
-        logs[i] = log(w[i])
-    for i in range(s.size):
-        t = s[i] + (1.0 - w[i]) - gamma * logs[i]
-        q = gamma + w[i]
-        m = 2.0 * q * fma(2.0 / 3.0, t, q)
-        bent = gamma * t
-        below = m - 2.0 * bent
-        both = 1.0 / (q * below)
-        w[i] = fma(w[i], t * (m - bent) * both, w[i])
-        # 1/q of the w before the step, brought to the new one by Newton's method.
-        y, q = both * below, gamma + w[i]
-        y = y * (2.0 - q * y)
-        one[i] = gamma * (y * (2.0 - q * y))
-
-
-@EXACT
-def _weigh(
-    r: FloatArray, p: FloatArray, o: FloatArray, anchor: float, inverse: float, gamma: float,
-    log_gamma: float, rest: float, move: float, steps: int, follow: bool, desk: FloatArray,
-    singles: SingleArray,
-) -> tuple[float, float, float, float, float]:  # fmt: skip
-    """Write w at lambda = anchor + beta rest: from scratch, or from w of one smaller by `move`."""
-    ratio, slope, bend, third, everything = 0.0, 0.0, 0.0, 0.0, 0.0
-    for begin in range(0, r.size, DESK):
-        n = min(DESK, r.size - begin)
-        rk, pk, ok = borrow(r, begin, n), borrow(p, begin, n), borrow(o, begin, n)
-        s, w, logs, one = (
-            borrow(desk, 0, n),
-            borrow(desk, DESK, n),
-            borrow(desk, 2 * DESK, n),
-            borrow(desk, 3 * DESK, n),
+def _refine(
+    r: FloatArray, p: FloatArray, o: FloatArray, first: int, end: int, anchor: float,
+    inverse: float, rest: float, gamma: float, log_gamma: float, far: bool, low: bool,
+    desk: FloatArray, sums: FloatArray,
+) -> None:  # fmt: skip
+    """Write w; sum p times w and its derivatives as `_guess` does, and the terms of t."""
+    ratio, slope, bend, third = spread(0.0), spread(0.0), spread(0.0), spread(0.0)
+    size, drift, miss = spread(0.0), spread(0.0), spread(0.0)
+    for begin in range(first, end, STRIDE):
+        stop = min(begin + STRIDE, end)
+        _take_scores(
+            r, p, begin, stop, end, anchor, inverse, rest, gamma, log_gamma, far, low, desk
         )
-        least = _scores(rk, pk, anchor, inverse, rest, s)
-        if follow:
-            _follow(ok, gamma, move, w, one)
+        if low:
+            for j in range(0, stop - begin, LANES):
+                store(desk, _W + j, far_power_parts(load(desk, _LOG + j), LOG2_E, LOG2_E_REST)[2])
         else:
-            _guess(s, gamma, log_gamma, w, one, singles)
-        tail = (1.0 + least) / gamma - log_gamma < _TAIL
-        for _ in range(steps):
-            if tail:
-                for i in range(n):
-                    w[i] = max(w[i], 1e-200)
-            _refine(s, w, gamma, logs, one)
-        if tail:
-            _tail(s, w, gamma, log_gamma)
-        for i in range(n):
-            ok[i] = w[i]
-        a, b, c, d, e = _sum_up(pk, s, w, one)
-        ratio, slope, bend = ratio + a, slope + b, bend + c
-        third, everything = third + d, everything + e
-    return ratio, slope, bend, third, everything
+            for j in range(0, stop - begin, LANES):
+                store(desk, _W + j, power_parts(load(desk, _LOG + j), LOG2_E, LOG2_E_REST)[2])
+        _improve(o, begin, stop, end, gamma, desk)
+        c = spread(0.0)
+        for i in range(begin, stop, LANES):
+            j = i - begin
+            s, t, y = load(desk, _S + j), load(desk, _T + j), load(desk, _Y + j)
+            weight, g = take(p, i, end, 0.0) * load(desk, _W + j), gamma * y
+            a = weight * g
+            square = g * g
+            b = a * square
+            c = c + weight
+            slope, bend = slope + a, bend + b
+            third = fma(b, fma(3.0, square, -(g + g)), third)
+            size = fma(weight, larger(s, -s), size)
+            part = weight * t
+            drift = drift + part
+            miss = fma(part, t * y, miss)
+        ratio = ratio + c
+    sums[_RATIO], sums[_SLOPE], sums[_BEND] = total(ratio), total(slope), total(bend)
+    sums[_THIRD] = total(third)
+    sums[_SIZE], sums[_DRIFT], sums[_MISS] = total(size), total(drift), total(miss)
 
 
 @EXACT
-def _take_logs(w: FloatArray, logs: FloatArray, bent: FloatArray) -> None:
-    """Fill in `log w` and `log w - (w - 1)`; of `_TINY` where w is below it."""
-    for i in range(w.size):
-        logs[i], bent[i] = log_parts(w[i] if w[i] > _TINY else _TINY)
-
-
-@SUMS
-def _measure(
-    p: FloatArray, o: FloatArray, s: FloatArray, w: FloatArray, logs: FloatArray,
-    bent: FloatArray, one: FloatArray, gamma: float,
-) -> tuple[float, float, float, float, float, float]:  # fmt: skip
-    """Return the sums of the certificate."""
-    written, gain, size, square, entropy, miss = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
-    for i in range(p.size):
-        q = np.float64(p[i])
-        z = np.float64(o[i])
-        y = w[i] - 1.0
-        t = s[i] - y - gamma * logs[i]
-        written += z
-        gain += z * s[i]
-        size += z * abs(s[i])
-        square += q * (y * y)
-        # `w log w - y` with the cancelled part of log w taken apart.
-        entropy += q * (y * logs[i] + bent[i])
-        miss += z * (t * t) * one[i]
-    return written, gain, size, square, entropy, miss
+def _moved(w: Any, gamma: float, change: float) -> tuple[Any, Any, Any]:
+    """Return e, Q and 1/Q roughly, so that `w (1 - e)` is w at a lambda larger by beta change."""
+    q = w + gamma
+    y = widen(1.0 / narrow(q))
+    # 1e-14.
+    y = y * fma(-q, y, 2.0)
+    x, half = change * y, 0.5 * gamma * y
+    e = x * fma(-x, fma(-x * half, half + (half - 2.0 / 3.0), half), 1.0)
+    return e, q, y
 
 
 @EXACT
-def _write(
-    r: FloatArray, p: FloatArray, o: FloatArray, anchor: float, inverse: float, gamma: float,
-    rest: float, move: float, desk: FloatArray,
-) -> tuple[float, float, float, float, float, float]:  # fmt: skip
-    """Move w by its Taylor polynomial of third order and write the policy."""
-    written, gain, size, square, entropy, miss = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
-    for begin in range(0, r.size, DESK):
-        n = min(DESK, r.size - begin)
-        rk, pk, ok = borrow(r, begin, n), borrow(p, begin, n), borrow(o, begin, n)
-        s, w, logs = borrow(desk, 0, n), borrow(desk, DESK, n), borrow(desk, 2 * DESK, n)
-        one, bent = borrow(desk, 3 * DESK, n), borrow(desk, 4 * DESK, n)
-        _scores(rk, pk, anchor, inverse, rest + move, s)
-        _follow(ok, gamma, move, w, one)
-        least = np.inf
-        for i in range(n):
-            least = smaller(least, w[i])
-        _take_logs(w, logs, bent)
-        if least < _TINY:
-            # Such a w adds to the cost of f(0) = 1/2 + gamma alone, to rounding.
-            for i in range(n):
-                if w[i] < _TINY:
-                    logs[i], bent[i], s[i] = 0.0, 1.0, w[i] - 1.0
-        for i in range(n):
-            ok[i] = np.float64(pk[i]) * w[i]
-        a, b, c, d, e, f = _measure(pk, ok, s, w, logs, bent, one, gamma)
-        written, gain, size = written + a, gain + b, size + c
-        square, entropy, miss = square + d, entropy + e, miss + f
-    return written, gain, size, square, entropy, miss
+def _move(
+    r: FloatArray, p: FloatArray, o: FloatArray, first: int, end: int, gamma: float, change: float,
+    sums: FloatArray,
+) -> None:  # fmt: skip
+    """Move w along with lambda and write the policy; sum it and what the move adds to t."""
+    written, square, drift, miss = spread(0.0), spread(0.0), spread(0.0), spread(0.0)
+    for begin in range(first, end, STRIDE):
+        a = spread(0.0)
+        for i in range(begin, min(begin + STRIDE, end), LANES):
+            fetch_next(r, p, i, LANES)
+            w, q = take(o, i, end, 1.0), take(p, i, end, 0.0)
+            e, below, y = _moved(w, gamma, change)
+            w = fma(-w, e, w)
+            z = _kept(o, i, end, q * w)
+            t = fma(e * e, fma(e, gamma / 3.0, 0.5 * gamma), fma(below, e, -change))
+            a = a + z
+            square = fma(z, w, square)
+            part = z * t
+            drift = drift + part
+            miss = fma(part, t * y, miss)
+        written = written + a
+    sums[_WRITTEN], sums[_SQUARE] = total(written), total(square)
+    sums[_MOVED_DRIFT], sums[_MOVED_MISS] = total(drift), total(miss)
+
+
+@EXACT
+def _expand(
+    r: FloatArray, p: FloatArray, o: FloatArray, first: int, end: int, anchor: float,
+    inverse: float, rest: float, gamma: float, change: float, sums: FloatArray,
+) -> None:  # fmt: skip
+    """`_move` where every w is near 1; with a certificate that leaves the second pass's alone."""
+    written, square, gain, miss = spread(0.0), spread(0.0), spread(0.0), spread(0.0)
+    entropy, size = spread(0.0), spread(0.0)
+    for begin in range(first, end, STRIDE):
+        a = spread(0.0)
+        for i in range(begin, min(begin + STRIDE, end), LANES):
+            w, q = take(o, i, end, 1.0), take(p, i, end, 0.0)
+            s = _scores(take(r, i, end, r[first]), q, anchor, inverse, rest + change)
+            e, _below, y = _moved(w, gamma, change)
+            w = fma(-w, e, w)
+            z = _kept(o, i, end, q * w)
+            w = where_greater(q, 0.0, w - 1.0, 0.0)
+            log_w, bent = log_near_one(w)
+            t = fma(-gamma, log_w, s - w)
+            a = a + z
+            square = fma(q * w, w, square)
+            # `w log w - w + 1` with the cancelled part of log w taken apart.
+            entropy = fma(q, fma(w, log_w, bent), entropy)
+            gain = fma(z, s, gain)
+            size = fma(z, larger(s, -s), size)
+            miss = fma(z * t, t * y, miss)
+        written = written + a
+    sums[_WRITTEN], sums[_SQUARE], sums[_MOVED_MISS] = total(written), total(square), total(miss)
+    sums[_GAIN], sums[_ENTROPY], sums[_LENGTH] = total(gain), total(entropy), total(size)
 
 
 @EXACT
 def start(
     r: FloatArray, p: FloatArray, beta: float, weights: FloatArray, guess: float, state: FloatArray,
-    sample: FloatArray, desk: FloatArray, singles: SingleArray,
+    sample: FloatArray,
 ) -> int:  # fmt: skip
     """Prepare a row: lambda as guessed, or from a sample of the row; return the first pass."""
     beta, gamma = beta * weights[0], weights[1] / weights[0]
@@ -286,7 +354,7 @@ def start(
         return GENERAL
     log_gamma = math.log(gamma)
     state[_BETA], state[_GAMMA], state[_LOG_GAMMA] = beta, gamma, log_gamma
-    state[_MOVE], state[_REST], state[_PASSES] = 0.0, 0.0, 0.0
+    state[_CHANGE], state[_REST], state[_PASSES], state[_FAR] = 0.0, 0.0, 0.0, 0.0
     state[_LEFT], state[_RIGHT] = -np.inf, np.inf
     if abs(guess) < np.inf:
         state[_ANCHOR] = guess
@@ -297,24 +365,50 @@ def start(
         return _SCAN
     # By Jensen, `sum p w` is at least the mass at the mean.
     inverse, anchor, left, right = 1.0 / beta, mean, mean, np.inf
-    x, q, w = borrow(sample, 0, n), borrow(sample, SAMPLE, n), borrow(sample, 2 * SAMPLE, n)
+    x, q, sums = borrow(sample, 0, n), borrow(sample, SAMPLE, n), borrow(sample, 2 * SAMPLE, 8)
+    best = spread(-np.inf)
+    for i in range(0, n, LANES):
+        best = larger(best, take(x, i, n, -np.inf))
+    top = greatest(best)
     for _ in range(_SAMPLE_STEPS):
-        ratio, slope, bend, third, _all = _weigh(
-            x, q, w, anchor, inverse, gamma, log_gamma, 0.0, 0.0, 0, False, desk, singles
-        )  # fmt: skip
-        move = gamma * _root(ratio - mass, slope, bend, third)
-        if not abs(move) < np.inf:
+        far = _is_far(top, anchor, 0.0, state)
+        _guess(
+            x,
+            q,
+            x,
+            0,
+            n,
+            anchor,
+            inverse,
+            0.0,
+            gamma,
+            log_gamma,
+            far,
+            False,
+            borrow(sample, 2 * SAMPLE + 16, STRIDE),
+            sums,
+        )
+        change = gamma * _root(sums[_RATIO] - mass, sums[_SLOPE], sums[_BEND], sums[_THIRD])
+        if not abs(change) < np.inf:
             break
-        if ratio > mass:
+        if sums[_RATIO] > mass:
             left = anchor
         else:
             right = anchor
-        anchor = _inside(anchor + beta * move, left, right)
-        if abs(move) < 0.05 * gamma:
+        anchor = _inside(anchor + beta * change, left, right)
+        state[_FAR] = _is_far(top, anchor, 0.0, state)
+        if abs(change) < gamma:
             break
     if abs(anchor) < np.inf:
         state[_ANCHOR] = anchor
     return _SCAN
+
+
+@EXACT
+def _is_far(reward: float, anchor: float, rest: float, state: FloatArray) -> bool:
+    """Return whether the z of a reward is beyond the first interpolant of omega."""
+    s = (reward - anchor) / state[_BETA] - rest
+    return (1.0 + s) / state[_GAMMA] - state[_LOG_GAMMA] > single.FAR
 
 
 @EXACT
@@ -344,43 +438,30 @@ def _root(excess: float, slope: float, bend: float, third: float) -> float:
 @EXACT
 def run(
     work: int, r: FloatArray, p: FloatArray, o: FloatArray, state: FloatArray, sums: FloatArray,
-    first: int, last: int, desk: FloatArray, singles: SingleArray,
+    first: int, last: int, desk: FloatArray,
 ) -> None:  # fmt: skip
     """Make one pass over blocks `first` to `last - 1`."""
     inverse, anchor, gamma = 1.0 / state[_BETA], state[_ANCHOR], state[_GAMMA]
-    log_gamma, rest, move = state[_LOG_GAMMA], state[_REST], state[_MOVE]
+    log_gamma, rest, change = state[_LOG_GAMMA], state[_REST], state[_CHANGE]
+    far = state[_FAR] > 0.0
+    # z and log w of the worst reward; log w is at most z + log gamma.
+    low = (1.0 + (state[_LEAST] - anchor) * inverse - rest) / gamma < _LOW_LOG
     for k in range(first, last):
         begin, end = k * BLOCK, min(r.size, (k + 1) * BLOCK)
-        size = end - begin
-        rk, pk, ok = borrow(r, begin, size), borrow(p, begin, size), borrow(o, begin, size)
-        half = size // 2
-        if work == _WRITE:
-            fetch_next(r, p, begin + half, size - half)
-            written, gain, reach, square, entropy, miss = _write(
-                rk, pk, ok, anchor, inverse, gamma, rest, move, desk
-            )
-            sums[k, _WRITTEN], sums[k, _GAIN], sums[k, _SIZE] = written, gain, reach
-            sums[k, _SQUARE], sums[k, _ENTROPY], sums[k, _MISS] = square, entropy, miss
-            continue
-        steps = 2
-        if work == _SCAN:
-            fetch_policy(o, begin, size)
-            high, low, mass, rarest, clean = scan(rk, pk)
-            if clean and rarest == 0.0:
-                high, low = supported(rk, pk)
-            sums[k, _HIGH], sums[k, _LOW] = high, low
-            sums[k, _MASS] = mass if clean else np.nan
-            steps = 0
+        if work == _MOVE:
+            _move(r, p, o, begin, end, gamma, change, sums[k])
+        elif work == _EXPAND:
+            _expand(r, p, o, begin, end, anchor, inverse, rest, gamma, change, sums[k])
+        elif work == _REFINE:
+            _refine(
+                r, p, o, begin, end, anchor, inverse, rest, gamma, log_gamma, far, low, desk,
+                sums[k],
+            )  # fmt: skip
         else:
-            fetch_next(r, p, begin, half)
-            if work == _FOLLOW and abs(move) <= _FOLLOWS * gamma:
-                steps = 1
-        ratio, slope, bend, third, everything = _weigh(
-            rk, pk, ok, anchor, inverse, gamma, log_gamma, rest, move, steps, work == _FOLLOW,
-            desk, singles,
-        )  # fmt: skip
-        sums[k, _RATIO], sums[k, _SLOPE], sums[k, _BEND] = ratio, slope, bend
-        sums[k, _THIRD], sums[k, _ALL] = third, everything
+            _guess(
+                r, p, o, begin, end, anchor, inverse, rest, gamma, log_gamma, far, work == _SCAN,
+                desk, sums[k],
+            )  # fmt: skip
 
 
 @EXACT
@@ -392,8 +473,8 @@ def decide(
     state[_PASSES] += 1.0
     if state[_PASSES] > _MAX_PASSES:
         return GENERAL
-    if work == _WRITE:
-        return _finish(size, state, sums, n_blocks, eps, fields)
+    if work in (_MOVE, _EXPAND):
+        return _finish(work, size, state, sums, n_blocks, eps, fields)
     if work == _SCAN:
         mass = total_of(sums, _MASS, n_blocks)
         if not sums_to_one(mass, size, eps):
@@ -404,6 +485,9 @@ def decide(
         state[_SHARE], state[_LEAST], state[_MOST] = mass, low, high
         if not usable(high, low, state[_BETA] * min(1.0, state[_GAMMA])):
             return GENERAL
+        if _is_far(high, state[_ANCHOR], state[_REST], state) and state[_FAR] == 0.0:
+            state[_FAR] = 1.0
+            return _GUESS
     return _next(work, state, sums, n_blocks)
 
 
@@ -412,47 +496,67 @@ def _next(work: int, state: FloatArray, sums: FloatArray, n_blocks: int) -> int:
     share, gamma = state[_SHARE], state[_GAMMA]
     excess = total_of(sums, _RATIO, n_blocks) - 1.0
     slope, bend = total_of(sums, _SLOPE, n_blocks), total_of(sums, _BEND, n_blocks)
-    move = gamma * _root(excess, slope, bend, total_of(sums, _THIRD, n_blocks))
-    # Jensen: at `E_p s = f'(1/sum p)` the convex inverse link has `sum p w >= 1`.
-    link = 1.0 / share - 1.0 - gamma * math.log(share)
-    move = max(move, total_of(sums, _ALL, n_blocks) / share - abs(link))
-    if not abs(move) < 1e300:
+    change = gamma * _root(excess, slope, bend, total_of(sums, _THIRD, n_blocks))
+    exact = work == _REFINE
+    if not exact:
+        # Jensen: at `E_p s = f'(1/sum p)`, which is next to 0, the convex inverse link has
+        # `sum p w >= 1`.
+        link = 2.0 * (1.0 + gamma) * abs(share - 1.0)
+        change = max(change, total_of(sums, _ALL, n_blocks) / share - link)
+    if not abs(change) < 1e300:
         return GENERAL
     old, beta = state[_ANCHOR], state[_BETA]
     here = old + beta * state[_REST]
-    # The sign of the first excess is as uncertain as the guess.
-    if work != _SCAN:
+    # A guessed excess may be no more than the error of the guess.
+    sure = exact or abs(excess) > _SURE * (2.0 + excess)
+    if sure:
         state[_LEFT if excess > 0.0 else _RIGHT] = here
     # Only steps that the floats can tell from none are worth a safeguard.
-    if state[_LEFT] > -np.inf and beta * abs(move) > 4.0 * _EPS * abs(here):
-        inside = _inside(here + beta * move, state[_LEFT], state[_RIGHT])
-        # The difference has fewer digits than the move.
-        move = move if inside == here + beta * move else (inside - here) / beta
-    state[_MOVE] = move
+    if state[_LEFT] > -np.inf and beta * abs(change) > 4.0 * _EPS * abs(here):
+        inside = _inside(here + beta * change, state[_LEFT], state[_RIGHT])
+        # The difference has fewer digits than the change.
+        change = change if inside == here + beta * change else (inside - here) / beta
     # lambda lies between the rewards; an anchor out there would cost their digits.
-    whole = state[_REST] + move
+    whole = state[_REST] + change
     new = min(max(old + beta * whole, state[_LEAST]), state[_MOST])
     within = state[_LEAST] <= old <= state[_MOST]
-    if work != _SCAN and abs(move) <= _ENDS * gamma and within:
-        return _WRITE
+    if exact and abs(change) <= _ENDS * gamma and within:
+        state[_CHANGE] = change
+        state[_FELT] = total_of(sums, _SIZE, n_blocks)
+        state[_LOST] = total_of(sums, _DRIFT, n_blocks)
+        state[_STRAY] = total_of(sums, _MISS, n_blocks)
+        reach = (state[_MOST] - state[_LEAST]) / beta
+        return _EXPAND if reach < _NEAR * (1.0 + gamma) else _MOVE
     # What the floats next to lambda cannot hold stays a shift of the scores.
     taken = (new - old) / beta
     rest = whole - taken if state[_LEAST] < new < state[_MOST] else 0.0
-    state[_ANCHOR], state[_REST], state[_MOVE] = new, rest, taken + rest - state[_REST]
-    return _FOLLOW if abs(state[_MOVE]) <= _FOLLOWS_FAR * gamma else _GUESS
+    state[_ANCHOR], state[_REST] = new, rest
+    state[_FAR] = _is_far(state[_MOST], new, rest, state)
+    return _REFINE if exact or not sure or abs(change) <= _BEGINS * gamma else _GUESS
 
 
 @EXACT
 def _finish(
-    size: int, state: FloatArray, sums: FloatArray, n_blocks: int, eps: float, fields: FloatArray
-) -> int:
+    work: int, size: int, state: FloatArray, sums: FloatArray, n_blocks: int, eps: float,
+    fields: FloatArray,
+) -> int:  # fmt: skip
     beta, gamma = state[_BETA], state[_GAMMA]
-    written, gain = total_of(sums, _WRITTEN, n_blocks), total_of(sums, _GAIN, n_blocks)
-    cost = 0.5 * total_of(sums, _SQUARE, n_blocks) + gamma * total_of(sums, _ENTROPY, n_blocks)
+    written = total_of(sums, _WRITTEN, n_blocks)
+    square = total_of(sums, _SQUARE, n_blocks)
+    miss = total_of(sums, _MOVED_MISS, n_blocks)
     margin = rounding(size, eps)
-    scale = total_of(sums, _SIZE, n_blocks) + cost + (1.0 + gamma) * margin
-    multiplier = state[_ANCHOR] + beta * (state[_REST] + state[_MOVE])
+    multiplier = state[_ANCHOR] + beta * (state[_REST] + state[_CHANGE])
+    if work == _EXPAND:
+        cost = 0.5 * square + gamma * total_of(sums, _ENTROPY, n_blocks)
+        value = total_of(sums, _GAIN, n_blocks) - cost
+        scale = total_of(sums, _LENGTH, n_blocks) + cost + (1.0 + gamma) * margin
+    else:
+        drift = state[_LOST] + total_of(sums, _MOVED_DRIFT, n_blocks)
+        share = state[_SHARE]
+        value = 0.5 * (square - share) + gamma * (written - share) + drift
+        scale = state[_FELT] + 0.5 * square + (1.0 + gamma)
+        miss = (math.sqrt(miss) + math.sqrt(state[_STRAY])) ** 2
     return certify(
-        fields, multiplier, multiplier + beta * (gain - cost),
-        beta * (0.5 * total_of(sums, _MISS, n_blocks)), written, beta * (margin * scale), margin,
+        fields, multiplier, multiplier + beta * value, beta * (0.5 * miss), written,
+        beta * (margin * scale), margin,
     )  # fmt: skip

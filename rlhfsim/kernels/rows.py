@@ -9,15 +9,11 @@ from rlhfsim.compiling import EXACT
 from rlhfsim.kernels import active_set, gibbs, mixed
 from rlhfsim.kernels.blocks import (
     BLOCK,
-    DESK,
-    DESK_ROWS,
     FIELDS,
     SAMPLE,
-    SINGLE_ROWS,
     STATE,
     STATUS,
     WIDTH,
-    SingleArray,
 )
 from rlhfsim.kernels.intrinsics import borrow, fetch_add
 
@@ -27,28 +23,28 @@ KL, CHI_SQUARED, MIXED = range(3)
 @EXACT
 def start(
     kind: int, r: FloatArray, p: FloatArray, beta: float, weights: FloatArray, guess: float,
-    state: FloatArray, sample: FloatArray, desk: FloatArray, singles: SingleArray,
+    state: FloatArray, sample: FloatArray,
 ) -> int:  # fmt: skip
     """Prepare a row; return the first pass.  A guess of the multiplier may be NaN."""
     if kind == KL:
-        return gibbs.start(r, p, beta, weights, guess, state, sample, desk, singles)
+        return gibbs.start(r, p, beta, weights, guess, state, sample)
     if kind == CHI_SQUARED:
-        return active_set.start(r, p, beta, weights, guess, state, sample, desk, singles)
-    return mixed.start(r, p, beta, weights, guess, state, sample, desk, singles)
+        return active_set.start(r, p, beta, weights, guess, state, sample)
+    return mixed.start(r, p, beta, weights, guess, state, sample)
 
 
 @EXACT
 def run(
     kind: int, work: int, r: FloatArray, p: FloatArray, o: FloatArray, state: FloatArray,
-    sums: FloatArray, first: int, last: int, desk: FloatArray, singles: SingleArray,
+    sums: FloatArray, first: int, last: int, desk: FloatArray,
 ) -> None:  # fmt: skip
     """Make one pass over blocks `first` to `last - 1` of a row."""
     if kind == KL:
-        gibbs.run(work, r, p, o, state, sums, first, last, desk, singles)
+        gibbs.run(work, r, p, o, state, sums, first, last, desk)
     elif kind == CHI_SQUARED:
-        active_set.run(work, r, p, o, state, sums, first, last, desk, singles)
+        active_set.run(work, r, p, o, state, sums, first, last, desk)
     else:
-        mixed.run(work, r, p, o, state, sums, first, last, desk, singles)
+        mixed.run(work, r, p, o, state, sums, first, last, desk)
 
 
 @EXACT
@@ -78,7 +74,6 @@ def solve_rows(
     n_rows, n_blocks, axes = fields.shape[0], (size + BLOCK - 1) // BLOCK, shape.size
     state, sample = np.empty(STATE), np.empty(3 * SAMPLE)
     sums = np.empty((n_blocks, WIDTH))
-    desk, singles = np.empty((DESK_ROWS, DESK)), np.empty((SINGLE_ROWS, DESK), np.float32)
     left = 0
     while True:
         begin = fetch_add(counter, grain)
@@ -95,9 +90,9 @@ def solve_rows(
                 at_g += i * strides[3, k]
             rn, pn = borrow(r, at_r, size), borrow(p, at_p, size)
             on, found = borrow(o, n * size, size), borrow(fields, n * FIELDS, FIELDS)
-            work = start(kind, rn, pn, b[at_b], weights, g[at_g], state, sample, desk, singles)
+            work = start(kind, rn, pn, b[at_b], weights, g[at_g], state, sample)
             while work > 0:
-                run(kind, work, rn, pn, on, state, sums, 0, n_blocks, desk, singles)
+                run(kind, work, rn, pn, on, state, sums, 0, n_blocks, sample)
                 work = decide(kind, work, size, state, sums, n_blocks, eps, found)
             fields[n, STATUS] = work
             left += work != 0

@@ -1,9 +1,10 @@
-"""Eight float64 numbers as one value, for loops that must not depend on how they are vectorised.
+"""Eight numbers as one value, for loops that must not depend on how they are vectorised.
 
-Arithmetic on them is exact in each lane, as on scalars, and a float beside a vector stands for
-eight of itself.  The compiler splits the vectors where the processor has shorter registers.  A loop
-over vectors may both sum and store, and may ask for memory ahead: its order is written down, where
-that of a vectorised scalar loop is the compiler's.
+`VECTOR` is of float64 and `SINGLES` of float32, whose operations cost half.  Arithmetic on them is
+exact in each lane, as on scalars, and a float beside a vector stands for as many of itself.  The
+compiler splits the vectors where the processor has shorter registers.  A loop over vectors may both
+sum and store, and may ask for memory ahead: its order is written down, where that of a vectorised
+scalar loop is the compiler's.
 """
 
 from __future__ import annotations
@@ -20,41 +21,55 @@ from rlhfsim.checks import FloatArray
 from rlhfsim.compiling import EXACT, intrinsic
 
 LANES = 8
+WIDE = 2 * LANES
 
-_DOUBLE, _FLOAT, _WORD = ir.DoubleType(), ir.FloatType(), ir.IntType(64)
+_DOUBLE, _FLOAT = ir.DoubleType(), ir.FloatType()
+_WORD, _INDEX = ir.IntType(64), ir.IntType(32)
 _VECTOR, _SINGLES = ir.VectorType(_DOUBLE, LANES), ir.VectorType(_FLOAT, LANES)
-_WORDS, _MASK = ir.VectorType(_WORD, LANES), ir.VectorType(ir.IntType(1), LANES)
-_INDEX = ir.IntType(32)
-_INDICES = ir.VectorType(_INDEX, LANES)
+_WORDS, _INDICES = ir.VectorType(_WORD, LANES), ir.VectorType(_INDEX, LANES)
+_MASK = ir.VectorType(ir.IntType(1), LANES)
 
 # Builders, contexts and values of llvmlite carry no types.
 _Any = Any
 
 
-class _VectorType(types.Type):
-    def __init__(self) -> None:
-        super().__init__(name="Vector8")
+class _Lanes(types.Type):
+    """So many numbers of one kind; types are told apart by the name."""
 
 
-class _WordsType(types.Type):
-    def __init__(self) -> None:
-        super().__init__(name="Words8")
+#: What each kind is to LLVM.
+_LAYOUT: dict[_Any, _Any] = {}
 
 
-#: Eight doubles, and eight integers of 64 bits.
-VECTOR, WORDS = _VectorType(), _WordsType()
+def _kind(name: str, element: _Any, lanes: int) -> _Lanes:
+    kind = _Lanes(f"{name}{lanes}")
+    _LAYOUT[kind] = ir.VectorType(element, lanes)
+    return kind
 
 
-@register_model(_VectorType)
-class _VectorModel(models.PrimitiveModel):
+#: Eight doubles and eight singles, and the integers that their bits are.
+VECTOR, SINGLES = _kind("Vector", _DOUBLE, LANES), _kind("Singles", _FLOAT, LANES)
+WORDS, HALF_WORDS = _kind("Words", _WORD, LANES), _kind("HalfWords", _INDEX, LANES)
+#: Sixteen of each: two vectors joined, or the singles that fill the register of eight doubles.
+WIDE_VECTOR, WIDE_SINGLES = _kind("Vector", _DOUBLE, WIDE), _kind("Singles", _FLOAT, WIDE)
+WIDE_WORDS, WIDE_HALF_WORDS = _kind("Words", _WORD, WIDE), _kind("HalfWords", _INDEX, WIDE)
+
+_BITS_OF = {
+    VECTOR: WORDS,
+    SINGLES: HALF_WORDS,
+    WIDE_VECTOR: WIDE_WORDS,
+    WIDE_SINGLES: WIDE_HALF_WORDS,
+}
+_NUMBER_OF = {words: floats for floats, words in _BITS_OF.items()}
+FLOATS, _INTEGERS = tuple(_BITS_OF), tuple(_NUMBER_OF)
+_SINGLES_OF = {VECTOR: SINGLES, WIDE_VECTOR: WIDE_SINGLES}
+_DOUBLES_OF = {singles: doubles for doubles, singles in _SINGLES_OF.items()}
+
+
+@register_model(_Lanes)
+class _LanesModel(models.PrimitiveModel):
     def __init__(self, dmm: _Any, fe_type: _Any) -> None:
-        super().__init__(dmm, fe_type, _VECTOR)  # type: ignore[no-untyped-call]
-
-
-@register_model(_WordsType)
-class _WordsModel(models.PrimitiveModel):
-    def __init__(self, dmm: _Any, fe_type: _Any) -> None:
-        super().__init__(dmm, fe_type, _WORDS)  # type: ignore[no-untyped-call]
+        super().__init__(dmm, fe_type, _LAYOUT[fe_type])  # type: ignore[no-untyped-call]
 
 
 def _address(context: _Any, builder: _Any, kind: _Any, array: _Any, index: _Any) -> _Any:
@@ -89,9 +104,19 @@ def store(typingctx: _Any, array: _Any, index: _Any, value: _Any) -> _Any:
     return types.void(array, types.intp, VECTOR), codegen
 
 
+@intrinsic
+def holds_singles(typingctx: _Any, array: _Any) -> _Any:
+    """Return whether an array is of float32, which is known when the loop is compiled."""
+
+    def codegen(context: _Any, builder: _Any, signature: _Any, args: _Any) -> _Any:
+        return ir.Constant(ir.IntType(1), array.dtype == types.float32)
+
+    return types.boolean(array), codegen
+
+
 def _spread(builder: _Any, value: _Any, kind: _Any) -> _Any:
     one = builder.insert_element(ir.Constant(kind, ir.Undefined), value, _INDEX(0))
-    mask = ir.Constant(_INDICES, [0] * LANES)
+    mask = ir.Constant(ir.VectorType(_INDEX, kind.count), [0] * kind.count)
     return builder.shuffle_vector(one, one, mask)
 
 
@@ -105,27 +130,39 @@ def spread(typingctx: _Any, value: _Any) -> _Any:
     return VECTOR(types.float64), codegen
 
 
-def vectors_of(builder: _Any, kinds: _Any, args: _Any) -> list[_Any]:
-    """Return the arguments as vectors, floats in every lane."""
-    pairs = zip(kinds, args, strict=True)
-    return [x if kind is VECTOR else _spread(builder, x, _VECTOR) for kind, x in pairs]
+def vectors_of(builder: _Any, signature: _Any, args: _Any) -> list[_Any]:
+    """Return the arguments as vectors of the kind that the result is; floats go to every lane."""
+    kind = signature.return_type
+    layout = _LAYOUT[kind]
+    vectors = []
+    for given, x in zip(signature.args, args, strict=True):
+        if given is not kind and layout.element == _FLOAT:
+            x = builder.fptrunc(x, _FLOAT)
+        vectors.append(x if given is kind else _spread(builder, x, layout))
+    return vectors
 
 
-def as_words(builder: _Any, value: _Any) -> _Any:
-    """Return the bits of a vector."""
-    return builder.bitcast(value, _WORDS)
+def bits_of(kind: _Any) -> _Any:
+    """Return the kind of integers that the bits of this kind of numbers are, or None."""
+    return _BITS_OF.get(kind)
 
 
-def as_vector(builder: _Any, words: _Any) -> _Any:
-    """Return the vector of these bits."""
-    return builder.bitcast(words, _VECTOR)
+def number_of(kind: _Any) -> _Any:
+    """Return the kind of numbers whose bits are integers of this kind, or None."""
+    return _NUMBER_OF.get(kind)
+
+
+def bitcast(builder: _Any, value: _Any, kind: _Any) -> _Any:
+    """Return what the bits are as eight of another kind."""
+    return builder.bitcast(value, _LAYOUT[kind])
 
 
 def signature_of(*kinds: _Any) -> _Any:
     """Return that of a function of floats, of which some may be vectors: then so is the result."""
-    if VECTOR not in kinds:
-        return types.float64(*(types.float64,) * len(kinds))
-    return VECTOR(*(VECTOR if kind is VECTOR else types.float64 for kind in kinds))
+    for vector in FLOATS:
+        if vector in kinds:
+            return vector(*(vector if kind is vector else types.float64 for kind in kinds))
+    return types.float64(*(types.float64,) * len(kinds))
 
 
 def _lanes_below(builder: _Any, count: _Any) -> _Any:
@@ -223,7 +260,7 @@ def _binary(build: Callable[[_Any, _Any, _Any], _Any]) -> _Any:
     @intrinsic
     def operation(typingctx: _Any, a: _Any, b: _Any) -> _Any:
         def codegen(context: _Any, builder: _Any, signature: _Any, args: _Any) -> _Any:
-            return build(builder, *vectors_of(builder, signature.args, args))
+            return build(builder, *vectors_of(builder, signature, args))
 
         return signature_of(a, b), codegen
 
@@ -232,7 +269,9 @@ def _binary(build: Callable[[_Any, _Any, _Any], _Any]) -> _Any:
 
 def call_on_vectors(name: str, builder: _Any, *args: _Any, flags: tuple[str, ...] = ()) -> _Any:
     """Call an intrinsic of LLVM lane by lane."""
-    function = _declare(builder, f"{name}.v{LANES}f64", _VECTOR, [_VECTOR] * len(args))
+    layout = args[0].type
+    bits = 64 if layout.element == _DOUBLE else 32
+    function = _declare(builder, f"{name}.v{layout.count}f{bits}", layout, [layout] * len(args))
     return builder.call(function, args, fastmath=flags)
 
 
@@ -257,8 +296,8 @@ def where_greater(typingctx: _Any, a: _Any, b: _Any, c: _Any, d: _Any) -> _Any:
     """Return `c` in the lanes where `a > b` and `d` in the others; of numbers, `c` or `d`."""
 
     def codegen(context: _Any, builder: _Any, signature: _Any, args: _Any) -> _Any:
-        if signature.return_type is VECTOR:
-            args = vectors_of(builder, signature.args, args)
+        if signature.return_type in FLOATS:
+            args = vectors_of(builder, signature, args)
         a, b, c, d = args
         return builder.select(builder.fcmp_ordered(">", a, b), c, d)
 
@@ -270,7 +309,7 @@ def _negative(typingctx: _Any, a: _Any) -> _Any:
     def codegen(context: _Any, builder: _Any, signature: _Any, args: _Any) -> _Any:
         return builder.fneg(args[0])
 
-    return VECTOR(VECTOR), codegen
+    return a(a), codegen
 
 
 @overload(operator.neg)
@@ -278,20 +317,113 @@ def _of_vector(a: _Any) -> _Any:
     def negative(a: _Any) -> _Any:
         return _negative(a)
 
-    return negative if a is VECTOR else None
+    return negative if a in FLOATS else None
+
+
+@intrinsic
+def narrow(typingctx: _Any, a: _Any) -> _Any:
+    """Return the doubles rounded to singles."""
+    kind = _SINGLES_OF[a]
+
+    def codegen(context: _Any, builder: _Any, signature: _Any, args: _Any) -> _Any:
+        return builder.fptrunc(args[0], _LAYOUT[kind])
+
+    return kind(a), codegen
+
+
+@intrinsic
+def widen(typingctx: _Any, a: _Any) -> _Any:
+    """Return the singles as doubles."""
+    kind = _DOUBLES_OF[a]
+
+    def codegen(context: _Any, builder: _Any, signature: _Any, args: _Any) -> _Any:
+        return builder.fpext(args[0], _LAYOUT[kind])
+
+    return kind(a), codegen
+
+
+@intrinsic
+def number(typingctx: _Any, words: _Any) -> _Any:
+    """Return the integers, which are the bits of singles, as such."""
+    kind = _NUMBER_OF[words]
+
+    def codegen(context: _Any, builder: _Any, signature: _Any, args: _Any) -> _Any:
+        return builder.sitofp(args[0], _LAYOUT[kind])
+
+    return kind(words), codegen
+
+
+@intrinsic
+def join(typingctx: _Any, a: _Any, b: _Any) -> _Any:
+    """Return two vectors of eight doubles as one of sixteen."""
+
+    def codegen(context: _Any, builder: _Any, signature: _Any, args: _Any) -> _Any:
+        lanes = ir.Constant(ir.VectorType(_INDEX, WIDE), list(range(WIDE)))
+        return builder.shuffle_vector(*args, lanes)
+
+    return WIDE_VECTOR(VECTOR, VECTOR), codegen
+
+
+def _part(begin: int) -> _Any:
+    @intrinsic
+    def part(typingctx: _Any, wide: _Any) -> _Any:
+        def codegen(context: _Any, builder: _Any, signature: _Any, args: _Any) -> _Any:
+            lanes = ir.Constant(_INDICES, list(range(begin, begin + LANES)))
+            return builder.shuffle_vector(args[0], args[0], lanes)
+
+        return VECTOR(WIDE_VECTOR), codegen
+
+    return part
+
+
+#: The two vectors that were joined.
+first_part, second_part = _part(0), _part(LANES)
+
+
+def _place_of_singles(context: _Any, builder: _Any, kind: _Any, array: _Any, index: _Any) -> _Any:
+    data = context.make_array(kind)(context, builder, array).data
+    place = builder.gep(builder.bitcast(data, _FLOAT.as_pointer()), [index])
+    return builder.bitcast(place, _LAYOUT[WIDE_SINGLES].as_pointer())
+
+
+@intrinsic
+def store_singles(typingctx: _Any, array: _Any, index: _Any, value: _Any) -> _Any:
+    """Write sixteen singles to an array of doubles, whose memory is taken for that of singles."""
+
+    def codegen(context: _Any, builder: _Any, signature: _Any, args: _Any) -> _Any:
+        place = _place_of_singles(context, builder, signature.args[0], *args[:2])
+        builder.store(args[2], place, align=4)
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp, WIDE_SINGLES), codegen
+
+
+@intrinsic
+def load_singles(typingctx: _Any, array: _Any, index: _Any) -> _Any:
+    """Return what `store_singles` wrote."""
+
+    def codegen(context: _Any, builder: _Any, signature: _Any, args: _Any) -> _Any:
+        return builder.load(_place_of_singles(context, builder, signature.args[0], *args), align=4)
+
+    return WIDE_SINGLES(array, types.intp), codegen
 
 
 def _binary_on_words(build: Callable[[_Any, _Any, _Any], _Any]) -> _Any:
     @intrinsic
     def operation(typingctx: _Any, a: _Any, b: _Any) -> _Any:
+        kind = a if a in _INTEGERS else b
+
         def codegen(context: _Any, builder: _Any, signature: _Any, args: _Any) -> _Any:
-            pairs = zip(signature.args, args, strict=True)
-            words = (x if kind is WORDS else _spread(builder, x, _WORDS) for kind, x in pairs)
+            words = []
+            for given, x in zip(signature.args, args, strict=True):
+                if given is not kind and _LAYOUT[kind].element == _INDEX:
+                    x = builder.trunc(x, _INDEX)
+                words.append(x if given is kind else _spread(builder, x, _LAYOUT[kind]))
             return build(builder, *words)
 
-        if WORDS not in (a, b):
+        if kind not in _INTEGERS:
             return None
-        return WORDS(*(WORDS if kind is WORDS else types.int64 for kind in (a, b))), codegen
+        return kind(*(kind if given is kind else types.int64 for given in (a, b))), codegen
 
     return operation
 
@@ -321,6 +453,25 @@ def put(array: FloatArray, index: int, size: int, value: Any) -> None:
 
 
 @EXACT
+def take_wide(array: FloatArray, index: int, size: int, fill: float) -> Any:
+    """Return the numbers from `index` up to `index + WIDE`, those from `size` on being `fill`."""
+    return join(take(array, index, size, fill), take(array, index + LANES, size, fill))
+
+
+@EXACT
+def store_wide(array: FloatArray, index: int, value: Any) -> None:
+    """Write sixteen numbers from `index` on of a contiguous array of floats."""
+    store(array, index, first_part(value))
+    store(array, index + LANES, second_part(value))
+
+
+@EXACT
+def folded(wide: Any) -> Any:
+    """Return the sum of the two halves."""
+    return first_part(wide) + second_part(wide)
+
+
+@EXACT
 def load_lane(array: FloatArray, k: int) -> Any:
     """Return vector number k of an array of vectors."""
     return load(array, k * LANES)
@@ -332,24 +483,24 @@ def store_lane(array: FloatArray, k: int, value: Any) -> None:
     store(array, k * LANES, value)
 
 
-def _register(symbol: _Any, operation: _Any, kind: _Any) -> None:
+def _register(symbol: _Any, operation: _Any, kinds: _Any) -> None:
     @overload(symbol)
     def of_vectors(a: _Any, b: _Any) -> _Any:
         def apply(a: _Any, b: _Any) -> _Any:
             return operation(a, b)
 
-        return apply if kind in (a, b) else None
+        return apply if a in kinds or b in kinds else None
 
 
-for _symbol, _operation, _kind in (
-    (operator.add, _add, VECTOR),
-    (operator.sub, _sub, VECTOR),
-    (operator.mul, _mul, VECTOR),
-    (operator.truediv, _div, VECTOR),
-    (operator.add, _add_words, WORDS),
-    (operator.sub, _sub_words, WORDS),
-    (operator.and_, _and_words, WORDS),
-    (operator.lshift, _shift_left, WORDS),
-    (operator.rshift, _shift_right, WORDS),
+for _symbol, _operation, _kinds in (
+    (operator.add, _add, FLOATS),
+    (operator.sub, _sub, FLOATS),
+    (operator.mul, _mul, FLOATS),
+    (operator.truediv, _div, FLOATS),
+    (operator.add, _add_words, _INTEGERS),
+    (operator.sub, _sub_words, _INTEGERS),
+    (operator.and_, _and_words, _INTEGERS),
+    (operator.lshift, _shift_left, _INTEGERS),
+    (operator.rshift, _shift_right, _INTEGERS),
 ):
-    _register(_symbol, _operation, _kind)
+    _register(_symbol, _operation, _kinds)
