@@ -198,6 +198,7 @@ def _take_scores(
     floor = gamma * _NO_LOG - 1.0
     for i in range(begin, stop, WIDE):
         q = take_wide(p, i, end, 0.0)
+        fetch_next(r, p, i, WIDE)
         s = _scores(take_wide(r, i, end, 0.0), q, anchor, inverse, rest)
         if low:
             s = larger(s, floor)
@@ -296,7 +297,6 @@ def _move(
     for begin in range(first, end, STRIDE):
         a = spread(0.0)
         for i in range(begin, min(begin + STRIDE, end), LANES):
-            fetch_next(r, p, i, LANES)
             w, q = take(o, i, end, 1.0), take(p, i, end, 0.0)
             e, below, y = _moved(w, gamma, change)
             w = fma(-w, e, w)
