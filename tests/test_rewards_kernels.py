@@ -188,8 +188,10 @@ def test_chains_have_a_closed_form(size, largest):
     )
 
 
+@pytest.mark.parametrize("whole", [False, True])
 @pytest.mark.parametrize(("size", "faint"), [(8, 1e-9), (60, 1e-7), (80, 1e-5)])
-def test_faint_links_between_two_groups_are_not_lost(size, faint):
+def test_faint_links_between_two_groups_are_not_lost(size, faint, whole):
+    """Directions of whole counts begin in singles, which lose such a link."""
     rng = np.random.default_rng(size)
     half = size // 2
     wins = np.zeros((size, size))
@@ -198,6 +200,8 @@ def test_faint_links_between_two_groups_are_not_lost(size, faint):
         drawn_wins(rng, half, 50.0),
     )
     wins[0, half], wins[half, 0] = 3 * faint, faint
+    if whole:
+        wins = np.round(wins / faint)
     order = rng.permutation(size)
     shuffled = np.empty_like(wins)
     shuffled[np.ix_(order, order)] = wins
@@ -488,6 +492,27 @@ def test_counts_may_be_weights_of_any_size(size, scale):
         for w, c in ((wins, 0.3), (wins * scale, 0.3 * scale))
     ]
     np.testing.assert_allclose(shrunk[1].reward, shrunk[0].reward, rtol=0, atol=1e-13 * size)
+
+
+@pytest.mark.parametrize("size", [4, 20, 50])
+def test_directions_in_singles_end_where_those_in_doubles_do(size):
+    """Halves of counts are not whole, so that all their directions are in doubles."""
+    rng = np.random.default_rng(size)
+    wins = drawn_wins(rng, size, 4.0) + 1.0 - np.eye(size)
+    one, other = kernel_fits(counts_of(wins)), kernel_fits(counts_of(wins * 0.5))
+    assert one.certified.all()
+    assert other.certified.all()
+    # Halving is exact: only the directions differ.
+    assert not np.array_equal(one.reward, other.reward)
+    np.testing.assert_allclose(other.reward, one.reward, rtol=0, atol=2e-15 * size)
+    np.testing.assert_allclose(other.gradient, 0.5 * one.gradient, rtol=0, atol=1e-13 * size)
+
+
+def test_counts_beyond_singles_are_fitted_in_doubles():
+    wins = drawn_wins(np.random.default_rng(9), 12, 4.0) + 1.0 - np.eye(12)
+    one, other = kernel_fits(counts_of(wins)), kernel_fits(counts_of(wins * 2.0**130))
+    assert other.certified.all()
+    np.testing.assert_allclose(other.reward, one.reward, rtol=0, atol=1e-14)
 
 
 def test_unreached_certificate_is_not_vouched_for(monkeypatch):

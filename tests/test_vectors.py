@@ -18,6 +18,7 @@ from rlhfsim.kernels.vectors import (
     largest,
     least,
     load,
+    load_own,
     load_singles,
     narrow,
     number,
@@ -26,6 +27,7 @@ from rlhfsim.kernels.vectors import (
     smallest,
     spread,
     store,
+    store_own,
     store_singles,
     store_wide,
     take,
@@ -34,6 +36,7 @@ from rlhfsim.kernels.vectors import (
     transposed,
     where_greater,
     widen,
+    zero_of,
 )
 
 DTYPES = pytest.mark.parametrize("dtype", [np.float64, np.float32])
@@ -157,6 +160,20 @@ def test_sixteen_numbers_are_two_vectors(n):
     # Sixteen singles take the room of eight doubles.
     assert np.array_equal(singles[8:16].view(np.float32), kept)
     assert np.all(np.isnan(singles[16:]))
+
+
+@njit
+def own_kind(x, out):
+    store_own(out, 1, load_own(x, 2) + load_own(x, 0) * 3.0 + zero_of(x))
+
+
+@DTYPES
+def test_vectors_of_an_array_in_its_own_precision(dtype):
+    x, out = np.random.default_rng(4).normal(size=24).astype(dtype), np.zeros(24, dtype)
+    own_kind(x, out)
+    assert np.array_equal(out[8:16], x[16:] + x[:8] * dtype(3))
+    assert not out[:8].any()
+    assert not out[16:].any()
 
 
 @njit

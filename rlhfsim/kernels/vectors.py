@@ -16,6 +16,7 @@ from typing import Any
 from llvmlite import ir
 from numba import types
 from numba.extending import models, overload, register_model
+from numpy.typing import NDArray
 
 from rlhfsim.checks import FloatArray
 from rlhfsim.compiling import EXACT, intrinsic
@@ -211,6 +212,44 @@ def store_first(typingctx: _Any, array: _Any, index: _Any, count: _Any, value: _
         return context.get_dummy_value()
 
     return types.void(array, types.intp, types.intp, VECTOR), codegen
+
+
+def _own(array: _Any) -> _Any:
+    return VECTOR if array.dtype == types.float64 else SINGLES
+
+
+@intrinsic
+def load_own(typingctx: _Any, array: _Any, k: _Any) -> _Any:
+    """Return vector number k of an array of vectors, singles from an array of singles."""
+
+    def codegen(context: _Any, builder: _Any, signature: _Any, args: _Any) -> _Any:
+        index = builder.mul(args[1], _WORD(LANES))
+        return builder.load(_address(context, builder, array, args[0], index), align=4)
+
+    return _own(array)(array, types.intp), codegen
+
+
+@intrinsic
+def store_own(typingctx: _Any, array: _Any, k: _Any, value: _Any) -> _Any:
+    """Write vector number k of an array of vectors, singles to an array of singles."""
+
+    def codegen(context: _Any, builder: _Any, signature: _Any, args: _Any) -> _Any:
+        index = builder.mul(args[1], _WORD(LANES))
+        builder.store(args[2], _address(context, builder, array, args[0], index), align=4)
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp, _own(array)), codegen
+
+
+@intrinsic
+def zero_of(typingctx: _Any, array: _Any) -> _Any:
+    """Return the vector of zeros, singles for an array of singles."""
+    kind = _own(array)
+
+    def codegen(context: _Any, builder: _Any, signature: _Any, args: _Any) -> _Any:
+        return ir.Constant(_LAYOUT[kind], None)
+
+    return kind(array), codegen
 
 
 def _reduction(combine: Callable[[_Any, _Any, _Any], _Any]) -> _Any:
@@ -478,7 +517,7 @@ def load_lane(array: FloatArray, k: int) -> Any:
 
 
 @EXACT
-def store_lane(array: FloatArray, k: int, value: Any) -> None:
+def store_lane(array: NDArray[Any], k: int, value: Any) -> None:
     """Write vector number k of an array of vectors."""
     store(array, k * LANES, value)
 

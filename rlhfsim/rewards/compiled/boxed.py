@@ -39,6 +39,7 @@ from rlhfsim.rewards.compiled.layout import (
     row_start,
 )
 from rlhfsim.rewards.compiled.network import (
+    SingleArray,
     exponentials,
     flows,
     load_prompts,
@@ -250,7 +251,7 @@ def _doubt(slope: FloatArray, noise: FloatArray, real: FloatArray, free: FloatAr
 def _fit_group(
     table: FloatArray, starts: IntArray, sizes: IntArray, group: IntArray, widest: int,
     r_max: float, final: float, desk: FloatArray, work: FloatArray, lengths: FloatArray,
-    under_way: FloatArray,
+    under_way: FloatArray, room: SingleArray, singles: SingleArray,
 ) -> None:  # fmt: skip
     """Fit up to eight prompts; leave rewards, slopes, losses and errors in the workspace."""
     end = pairs(widest) * LANES
@@ -267,7 +268,8 @@ def _fit_group(
         for i in range(sizes[group[lane]]):
             real[i * LANES + lane] = 1.0
     load_prompts(table, starts, sizes, group, widest, won, lost)
-    log_odds(won, lost, real, widest, p, e, g, inverse, r)
+    odds, above = singles[0, :width], singles[1, :width]
+    log_odds(won, lost, widest, room, odds, above, singles[2, :width], singles[3, :width], r)
     for lane in range(group.size):
         size = sizes[group[lane]]
         _parts(won, lost, size, widest, lane, part)
@@ -309,24 +311,29 @@ def _fit_group(
 @EXACT
 def fit_boxed_lanes(
     table: FloatArray, starts: IntArray, sizes: IntArray, order: IntArray, r_max: float,
-    final: float, tolerance: FloatArray, members: IntArray, first: IntArray, reward: FloatArray,
-    fields: FloatArray, counter: IntArray,
+    least: float, final: float, tolerance: FloatArray, members: IntArray, first: IntArray,
+    reward: FloatArray, fields: FloatArray, counter: IntArray,
 ) -> None:  # fmt: skip
     """Fit the prompts of `order` within `[0, r_max]` until `counter` says that all are taken.
 
-    Parameters as of `lanes.fit_lanes`, with `r_max` in place of the ridge.
+    Parameters as of `lanes.fit_lanes`, with `r_max` in place of the ridge; `least` is not used.
     """
     widest = sizes[order[order.size - 1]]
     desk = np.empty((4, pairs(widest) * LANES))
     work = np.empty((_ROWS, widest * LANES))
     lengths, under_way = np.empty(LANES), np.empty(LANES)
+    room = np.empty(2 * pairs(widest) * LANES, dtype=np.float32)
+    singles = np.empty((4, widest * LANES), dtype=np.float32)
     while True:
         begin = fetch_add(counter, LANES)
         if begin >= order.size:
             return
         group = order[begin : min(begin + LANES, order.size)]
         width = sizes[group[group.size - 1]]
-        _fit_group(table, starts, sizes, group, width, r_max, final, desk, work, lengths, under_way)
+        _fit_group(
+            table, starts, sizes, group, width, r_max, final, desk, work, lengths, under_way, room,
+            singles,
+        )  # fmt: skip
         for lane in range(group.size):
             x = group[lane]
             worst, usable = _violation(work[_R], work[_SLOPE], sizes[x], lane, r_max)

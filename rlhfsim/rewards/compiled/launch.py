@@ -109,8 +109,8 @@ def _fit_few(
     if order.size == 0:
         return
     arguments = (
-        tables.table, tables.start, tables.size, order, setting, _FINAL_STEP, allowed,
-        tables.members, tables.first, reward, fields, np.zeros(1, dtype=np.int64),
+        tables.table, tables.start, tables.size, order, setting, tables.least, _FINAL_STEP,
+        allowed, tables.members, tables.first, reward, fields, np.zeros(1, dtype=np.int64),
     )  # fmt: skip
     size = tables.size[order]
     work = int((size * size).sum())

@@ -10,7 +10,8 @@ by weights `w_kj` and to the ground by `c_k`, adds `w_ki w_kj / d` between any t
 two sizes keep their digits, as faint links between groups of responses need.  The last response of
 a part that nothing leads to the ground is held.
 
-*Start.*  The log odds of winning against the average, and some steps of Newman's iteration.
+*Start.*  The log odds of winning against the average, and some steps of Newman's iteration, all in
+singles.
 
 *Lanes.*  Each prompt has its own lane of every vector; responses that a lane lacks have weight 0.
 No number passes from lane to lane.
@@ -24,25 +25,36 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from rlhfsim.checks import FloatArray, IntArray
 from rlhfsim.compiling import EXACT
 from rlhfsim.kernels.elementary import exp, log, log_one_plus_ratio
-from rlhfsim.kernels.intrinsics import fma
+from rlhfsim.kernels.intrinsics import borrow, fma
 from rlhfsim.kernels.vectors import (
     LANES,
     largest,
     load_lane,
+    load_own,
+    narrow,
     smallest,
     spread,
     store_lane,
+    store_own,
     take,
     transposed,
     where_greater,
+    zero_of,
 )
 from rlhfsim.rewards.compiled.layout import pairs, row_start
 
-# Steps of Newman's iteration before the first of Newton's.
-_IMPROVEMENTS = 5
+SingleArray = NDArray[np.float32]
+#: Doubles or singles.
+EitherArray = NDArray[np.float64] | NDArray[np.float32]
+
+# Steps of Newman's iteration before the first of Newton's: as many as leave two of those.
+_IMPROVEMENTS = 10
 
 
 @EXACT
@@ -91,80 +103,87 @@ def load_prompts(
 
 @EXACT
 def _odds(
-    won: FloatArray, lost: FloatArray, real: FloatArray, size: int, up: FloatArray,
-    down: FloatArray,
+    won: FloatArray, lost: FloatArray, size: int, winning: SingleArray, losing: SingleArray,
+    up: SingleArray, down: SingleArray,
 ) -> None:  # fmt: skip
-    """Write the odds of winning against the average into `up`."""
-    zero, one, some = spread(0.0), spread(1.0), spread(0.01)
+    """Write the odds of winning against the average into `up`, and the counts as singles."""
+    zero = zero_of(up)
     for i in range(size):
-        store_lane(up, i, zero)
-        store_lane(down, i, zero)
+        store_own(up, i, zero)
+        store_own(down, i, zero)
     k = 0
     for i in range(size):
-        up_i, down_i = load_lane(up, i), load_lane(down, i)
+        up_i, down_i = load_own(up, i), load_own(down, i)
         for j in range(i + 1, size):
-            a, b = load_lane(won, k), load_lane(lost, k)
+            a, b = narrow(load_lane(won, k)), narrow(load_lane(lost, k))
+            store_own(winning, k, a)
+            store_own(losing, k, b)
             up_i, down_i = up_i + a, down_i + b
-            store_lane(up, j, load_lane(up, j) + b)
-            store_lane(down, j, load_lane(down, j) + a)
+            store_own(up, j, load_own(up, j) + b)
+            store_own(down, j, load_own(down, j) + a)
             k += 1
         # A hundredth of what was played keeps responses that only win or only lose in sight.
-        played = some * (up_i + down_i)
-        odds = (up_i + played) / (down_i + played)
-        store_lane(up, i, where_greater(load_lane(real, i), 0.0, odds, one))
+        played = 0.01 * (up_i + down_i)
+        store_own(up, i, _or_one((up_i + played) / (down_i + played)))
+
+
+@EXACT
+def _or_one(odds: Any) -> Any:
+    """Return the odds, or 1 where the lane lacks the response or singles its counts."""
+    return where_greater(odds, 0.0, odds, 1.0)
 
 
 @EXACT
 def _improve(
-    won: FloatArray, lost: FloatArray, real: FloatArray, size: int, e: FloatArray,
-    above: FloatArray, up: FloatArray, down: FloatArray,
+    won: SingleArray, lost: SingleArray, size: int, e: SingleArray, above: SingleArray,
+    up: SingleArray, down: SingleArray,
 ) -> None:  # fmt: skip
     """Make one step of Newman's iteration on `e = exp(r)`, held back a little.
 
     `e_i <- sum_j (W_ij e_j + s n_ij e_i)/(e_i + e_j) / sum_j (W_ji + s n_ij)/(e_i + e_j)` with
     `n = W + W'`: it stands still at the maximum, and costs a fraction of Newton's step.
     """
-    zero, one, some = spread(0.0), spread(1.0), spread(0.01)
+    zero = zero_of(e)
     for i in range(size):
-        store_lane(above, i, zero)
-        store_lane(up, i, zero)
-        store_lane(down, i, zero)
+        store_own(above, i, zero)
+        store_own(up, i, zero)
+        store_own(down, i, zero)
     k = 0
     for i in range(size):
-        e_i, above_i = load_lane(e, i), load_lane(above, i)
-        up_i, down_i = load_lane(up, i), load_lane(down, i)
+        e_i, above_i = load_own(e, i), load_own(above, i)
+        up_i, down_i = load_own(up, i), load_own(down, i)
         for j in range(i + 1, size):
-            e_j = load_lane(e, j)
-            inverse = one / (e_i + e_j)
-            a, b = load_lane(won, k) * inverse, load_lane(lost, k) * inverse
+            e_j = load_own(e, j)
+            inverse = 1.0 / (e_i + e_j)
+            a, b = load_own(won, k) * inverse, load_own(lost, k) * inverse
             above_i = fma(a, e_j, above_i)
             up_i, down_i = up_i + a, down_i + b
-            store_lane(above, j, fma(b, e_i, load_lane(above, j)))
-            store_lane(up, j, load_lane(up, j) + b)
-            store_lane(down, j, load_lane(down, j) + a)
+            store_own(above, j, fma(b, e_i, load_own(above, j)))
+            store_own(up, j, load_own(up, j) + b)
+            store_own(down, j, load_own(down, j) + a)
             k += 1
-        held = some * (up_i + down_i)
-        store_lane(above, i, fma(held, e_i, above_i) / (down_i + held))
+        held = 0.01 * (up_i + down_i)
+        store_own(above, i, fma(held, e_i, above_i) / (down_i + held))
     for i in range(size):
-        store_lane(e, i, where_greater(load_lane(real, i), 0.0, load_lane(above, i), one))
-
-
-@EXACT
-def _logarithms(odds: FloatArray, r: FloatArray) -> None:
-    for i in range(odds.size):
-        r[i] = log(odds[i])
+        store_own(e, i, _or_one(load_own(above, i)))
 
 
 @EXACT
 def log_odds(
-    won: FloatArray, lost: FloatArray, real: FloatArray, size: int, odds: FloatArray,
-    above: FloatArray, up: FloatArray, down: FloatArray, r: FloatArray,
+    won: FloatArray, lost: FloatArray, size: int, room: SingleArray, odds: SingleArray,
+    above: SingleArray, up: SingleArray, down: SingleArray, r: FloatArray,
 ) -> None:  # fmt: skip
-    """Write rewards to start from into `r`; the four before it are workspace, `r` may be one."""
-    _odds(won, lost, real, size, odds, up)
+    """Write rewards to start from into `r`; what lies between it and the size is workspace.
+
+    Of those, `room` is for two numbers a pair and lane, the others for one a response and lane.
+    """
+    half = pairs(size) * LANES
+    winning, losing = borrow(room, 0, half), borrow(room, half, half)
+    _odds(won, lost, size, winning, losing, odds, up)
     for _ in range(_IMPROVEMENTS):
-        _improve(won, lost, real, size, odds, above, up, down)
-    _logarithms(odds, r)
+        _improve(winning, losing, size, odds, above, up, down)
+    for i in range(r.size):
+        r[i] = log(np.float64(odds[i]))
 
 
 @EXACT
@@ -176,7 +195,7 @@ def exponentials(r: FloatArray, e: FloatArray) -> None:
 
 @EXACT
 def flows(
-    won: FloatArray, lost: FloatArray, e: FloatArray, size: int, weight: FloatArray, g: FloatArray
+    won: FloatArray, lost: FloatArray, e: FloatArray, size: int, weight: EitherArray, g: FloatArray
 ) -> None:
     """Write the gradient without the ridge, and the weights of the Laplacian."""
     one = spread(1.0)
@@ -203,96 +222,101 @@ def flows(
 
 
 @EXACT
-def _sum_of_row(weight: FloatArray, row: int, begin: int, end: int) -> Any:
-    zero = spread(0.0)
+def _sum_of_row(weight: EitherArray, row: int, begin: int, end: int) -> Any:
+    zero = zero_of(weight)
     a, b, c, d = zero, zero, zero, zero
     whole = begin + (end - begin) // 4 * 4
     for j in range(begin, whole, 4):
-        a, b = a + load_lane(weight, row + j), b + load_lane(weight, row + j + 1)
-        c, d = c + load_lane(weight, row + j + 2), d + load_lane(weight, row + j + 3)
+        a, b = a + load_own(weight, row + j), b + load_own(weight, row + j + 1)
+        c, d = c + load_own(weight, row + j + 2), d + load_own(weight, row + j + 3)
     if whole < end:
-        a = a + load_lane(weight, row + whole)
+        a = a + load_own(weight, row + whole)
     if whole + 1 < end:
-        b = b + load_lane(weight, row + whole + 1)
+        b = b + load_own(weight, row + whole + 1)
     if whole + 2 < end:
-        c = c + load_lane(weight, row + whole + 2)
+        c = c + load_own(weight, row + whole + 2)
     return (a + b) + (c + d)
 
 
 @EXACT
-def _dot_with_row(weight: FloatArray, row: int, p: FloatArray, begin: int, end: int) -> Any:
-    zero = spread(0.0)
+def _dot_with_row(weight: EitherArray, row: int, p: EitherArray, begin: int, end: int) -> Any:
+    zero = zero_of(weight)
     a, b, c, d = zero, zero, zero, zero
     whole = begin + (end - begin) // 4 * 4
     for j in range(begin, whole, 4):
-        a = fma(load_lane(weight, row + j), load_lane(p, j), a)
-        b = fma(load_lane(weight, row + j + 1), load_lane(p, j + 1), b)
-        c = fma(load_lane(weight, row + j + 2), load_lane(p, j + 2), c)
-        d = fma(load_lane(weight, row + j + 3), load_lane(p, j + 3), d)
+        a = fma(load_own(weight, row + j), load_own(p, j), a)
+        b = fma(load_own(weight, row + j + 1), load_own(p, j + 1), b)
+        c = fma(load_own(weight, row + j + 2), load_own(p, j + 2), c)
+        d = fma(load_own(weight, row + j + 3), load_own(p, j + 3), d)
     if whole < end:
-        a = fma(load_lane(weight, row + whole), load_lane(p, whole), a)
+        a = fma(load_own(weight, row + whole), load_own(p, whole), a)
     if whole + 1 < end:
-        b = fma(load_lane(weight, row + whole + 1), load_lane(p, whole + 1), b)
+        b = fma(load_own(weight, row + whole + 1), load_own(p, whole + 1), b)
     if whole + 2 < end:
-        c = fma(load_lane(weight, row + whole + 2), load_lane(p, whole + 2), c)
+        c = fma(load_own(weight, row + whole + 2), load_own(p, whole + 2), c)
     return (a + b) + (c + d)
 
 
 @EXACT
 def _pivot(
-    weight: FloatArray, g: FloatArray, ground: FloatArray, inverse: FloatArray, k: int, size: int
+    weight: EitherArray,
+    g: EitherArray,
+    ground: EitherArray,
+    inverse: EitherArray,
+    k: int,
+    size: int,
 ) -> None:
     """Take out response k as far as gradient and ground go; its row stays what it is."""
     row = row_start(k, size) - k - 1
-    c = load_lane(ground, k)
+    c = load_own(ground, k)
     d = c + _sum_of_row(weight, row, k + 1, size)
     # A response that the lane lacks leads nowhere.
     inv = where_greater(d, 0.0, 1.0 / d, 0.0)
-    store_lane(inverse, k, inv)
-    c, q = c * inv, load_lane(g, k) * inv
+    store_own(inverse, k, inv)
+    c, q = c * inv, load_own(g, k) * inv
     for i in range(k + 1, size):
-        w = load_lane(weight, row + i)
-        store_lane(ground, i, fma(w, c, load_lane(ground, i)))
-        store_lane(g, i, fma(w, q, load_lane(g, i)))
+        w = load_own(weight, row + i)
+        store_own(ground, i, fma(w, c, load_own(ground, i)))
+        store_own(g, i, fma(w, q, load_own(g, i)))
 
 
 @EXACT
 def solve_network(
-    weight: FloatArray, g: FloatArray, ground: FloatArray, inverse: FloatArray, p: FloatArray,
+    weight: EitherArray, g: EitherArray, ground: EitherArray, inverse: EitherArray, p: EitherArray,
     size: int,
 ) -> None:  # fmt: skip
     """Write the Newton direction `p`; overwrite the weights, the gradient and the ground.
 
-    Responses are taken out two at a time, which halves the traffic on the weights.
+    All arrays are of doubles, or all of singles, which take half the time.  Responses are taken
+    out two at a time, which halves the traffic on the weights.
     """
-    zero = spread(0.0)
     for k in range(0, size - 1, 2):
         row = row_start(k, size) - k - 1
         _pivot(weight, g, ground, inverse, k, size)
         if k + 2 >= size:
             break
         next_row = row_start(k + 1, size) - k - 2
-        link = load_lane(weight, row + k + 1) * load_lane(inverse, k)
+        link = load_own(weight, row + k + 1) * load_own(inverse, k)
         for j in range(k + 2, size):
-            more = fma(link, load_lane(weight, row + j), load_lane(weight, next_row + j))
-            store_lane(weight, next_row + j, more)
+            more = fma(link, load_own(weight, row + j), load_own(weight, next_row + j))
+            store_own(weight, next_row + j, more)
         _pivot(weight, g, ground, inverse, k + 1, size)
         for i in range(k + 2, size):
-            share = load_lane(weight, row + i) * load_lane(inverse, k)
-            next_share = load_lane(weight, next_row + i) * load_lane(inverse, k + 1)
+            share = load_own(weight, row + i) * load_own(inverse, k)
+            next_share = load_own(weight, next_row + i) * load_own(inverse, k + 1)
             to = row_start(i, size) - i - 1
             for j in range(i + 1, size):
-                more = fma(share, load_lane(weight, row + j), load_lane(weight, to + j))
-                more = fma(next_share, load_lane(weight, next_row + j), more)
-                store_lane(weight, to + j, more)
-    c = load_lane(ground, size - 1)
+                more = fma(share, load_own(weight, row + j), load_own(weight, to + j))
+                more = fma(next_share, load_own(weight, next_row + j), more)
+                store_own(weight, to + j, more)
+    c = load_own(ground, size - 1)
     inv = where_greater(c, 0.0, 1.0 / c, 0.0)
-    store_lane(p, size - 1, (zero - load_lane(g, size - 1)) * inv)
+    store_own(p, size - 1, -load_own(g, size - 1) * inv)
     for back in range(1, size):
         k = size - 1 - back
         row = row_start(k, size) - k - 1
-        s = _dot_with_row(weight, row, p, k + 1, size) - load_lane(g, k)
-        store_lane(p, k, s * load_lane(inverse, k))
+        s = _dot_with_row(weight, row, p, k + 1, size) - load_own(g, k)
+        store_own(p, k, s * load_own(inverse, k))
 
 
 @EXACT

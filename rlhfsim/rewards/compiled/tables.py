@@ -50,6 +50,8 @@ class Tables:
     compared: BoolArray
     #: (P,) comparisons.
     total: FloatArray
+    #: The smallest count but 0, or less.
+    least: float
 
     def members_of(self, x: int) -> IntArray:
         """Return the responses that the x-th prompt compares."""
@@ -235,7 +237,7 @@ def _counted(data: PreferenceData, kind: type) -> tuple[Tables, int]:
     workers = min(workers, x)
     ends = [x * k // workers for k in range(workers + 1)]
     in_parallel(_settle, [(*arrays, ends[k], ends[k + 1]) for k in range(workers)])
-    return Tables(0, table, start, size, members, first, compared, total), equal
+    return Tables(0, table, start, size, members, first, compared, total, 1.0), equal
 
 
 # ---- counts, in tables over the responses that a prompt compares -------------------------------
@@ -304,4 +306,5 @@ def _chunk(counts: PairCounts, begin: int, end: int, rows: slice) -> Tables:
     _spread_out(columns, begin, start, size, members, first, place, table)
     total = np.empty(size.size)
     _add_up(table, start, size, total)
-    return Tables(begin, table, start, size, members, first, compared, total)
+    least = float(columns[3].min(initial=np.inf))
+    return Tables(begin, table, start, size, members, first, compared, total, least)
