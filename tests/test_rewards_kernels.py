@@ -18,6 +18,7 @@ from reward_problems import (
     random_wins,
 )
 from scipy.optimize import minimize
+from scipy.sparse.csgraph import connected_components
 from scipy.special import expit
 from sklearn.linear_model import LogisticRegression
 
@@ -587,3 +588,30 @@ def test_the_blocks_of_a_crew_cover_every_row_once():
         assert cuts[-1] == size
         assert all(a < b and a % 4 == 0 for a, b in itertools.pairwise(cuts))
     assert lanes.LARGEST == 64
+
+
+@pytest.mark.parametrize("size", [2, 3, 8, 9, 20, 33, 62, 63, 64, 65, 70])
+def test_connectivity_is_that_of_scipy(size):
+    rng = np.random.default_rng(size)
+    matrices = []
+    for edges in rng.integers(size // 2, 6 * size, 60):
+        wins = np.zeros((size, size))
+        wins[rng.integers(0, size, edges), rng.integers(0, size, edges)] = 1.0
+        # A cycle, of which an edge may be missing.
+        order = rng.permutation(size)
+        if rng.random() < 0.5:
+            wins[order, np.roll(order, 1)] = 1.0
+            wins[order[0], order[-1]] = rng.integers(0, 2)
+        np.fill_diagonal(wins, 0.0)
+        if wins.any():
+            matrices.append(wins)
+    (chunk,) = tables.tabulate(counts_of(*matrices))[0]
+    found = {kind: [] for kind in ("strong", "weak")}
+    for x, wins in enumerate(matrices):
+        some = chunk.members_of(x)
+        for kind, answers in found.items():
+            count, _ = connected_components(wins[np.ix_(some, some)], connection=kind)
+            answers.append(count == 1)
+    assert launch.connected(chunk, strong=True).tolist() == found["strong"]
+    assert launch.connected(chunk, strong=False).tolist() == found["weak"]
+    assert 5 < sum(found["strong"]) < len(matrices) - 5 or size == 2

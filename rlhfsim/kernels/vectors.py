@@ -344,6 +344,17 @@ def where_greater(typingctx: _Any, a: _Any, b: _Any, c: _Any, d: _Any) -> _Any:
 
 
 @intrinsic
+def positive(typingctx: _Any, a: _Any) -> _Any:
+    """Return the integer whose bit k says whether lane k of eight doubles is above 0."""
+
+    def codegen(context: _Any, builder: _Any, signature: _Any, args: _Any) -> _Any:
+        lanes = builder.fcmp_ordered(">", args[0], ir.Constant(_VECTOR, None))
+        return builder.zext(builder.bitcast(lanes, ir.IntType(LANES)), _WORD)
+
+    return types.int64(VECTOR), codegen
+
+
+@intrinsic
 def _negative(typingctx: _Any, a: _Any) -> _Any:
     def codegen(context: _Any, builder: _Any, signature: _Any, args: _Any) -> _Any:
         return builder.fneg(args[0])

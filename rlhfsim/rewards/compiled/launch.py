@@ -24,7 +24,7 @@ _FINAL_LONG_STEP = 1e-6
 _LEAST_RIDGE_SHARE = 1e-6
 # Pairs of responses below which waking a thread costs more than it saves.
 _WORTH_A_THREAD = 1 << 13
-_WORTH_A_SEARCH = 1 << 16
+_WORTH_A_SEARCH = 1 << 21
 _WORTH_A_CREW = 1 << 16
 
 
