@@ -92,7 +92,7 @@ from rlhfsim.kernels.vectors import (
 _SCAN, _GUESS, _REFINE, _MOVE, _EXPAND = 1, 2, 3, 4, 5
 # Columns of the partial sums.
 _RATIO, _SLOPE, _BEND, _THIRD, _ALL, _HIGH, _LOW, _MASS = range(8)
-_SIZE, _DRIFT, _MISS = _ALL, _HIGH, _LOW
+_SIZE, _DRIFT, _MISS, _LARGEST = _ALL, _HIGH, _LOW, _MASS
 _WRITTEN, _SQUARE, _MOVED_DRIFT, _MOVED_MISS = range(4)
 _GAIN, _ENTROPY, _LENGTH = range(4, 7)
 # Entries of the state.
@@ -104,6 +104,8 @@ _SAMPLE_STEPS = 8
 # Relative changes of w.  Up to the first, the step of lambda lands where the second pass may begin;
 # up to the second, that step and the polynomial of the last pass are exact to rounding.
 _BEGINS, _ENDS = 0.2, 2e-4
+# The largest last step u of which `u - u^2/2 + u^3/3` is the logarithm, to rounding.
+_TRUSTED = 3e-4
 # Relative to the sum and 1, the guessed excess from which on its sign is right.
 _SURE = 1e-3
 # Relative to 1 + gamma, scores below which every w is between 0.71 and 1.41.
@@ -209,9 +211,10 @@ def _take_scores(
 
 @EXACT
 def _improve(
-    o: FloatArray, begin: int, stop: int, end: int, gamma: float, desk: FloatArray
-) -> None:
-    """Take a step of fourth order and write w; put w, t and 1/Q on the desk."""
+    o: FloatArray, begin: int, stop: int, end: int, gamma: float, desk: FloatArray,
+    largest: Any,
+) -> Any:  # fmt: skip
+    """Write w after a step of fourth order; put it, t and 1/Q on the desk; return the largest u."""
     for i in range(begin, stop, LANES):
         j = i - begin
         s, log_w, w = load(desk, _S + j), load(desk, _LOG + j), load(desk, _W + j)
@@ -220,6 +223,7 @@ def _improve(
         x, half = t * y, 0.5 * gamma * y
         u = x * fma(x, fma(x * half, half + (half - 2.0 / 3.0), half), 1.0)
         better = fma(w, u, w)
+        largest = larger(largest, larger(u, -u))
         t = fma(-gamma, fma(u, fma(u, fma(u, 1.0 / 3.0, -0.5), 1.0), log_w), s + (1.0 - better))
         stored = _kept(o, i, end, better)
         if holds_singles(o):
@@ -231,6 +235,7 @@ def _improve(
         store(desk, _W + j, better)
         store(desk, _T + j, t)
         store(desk, _Y + j, fma(y, fma(off, off, off), y))
+    return largest
 
 
 @EXACT
@@ -241,7 +246,7 @@ def _refine(
 ) -> None:  # fmt: skip
     """Write w; sum p times w and its derivatives as `_guess` does, and the terms of t."""
     ratio, slope, bend, third = spread(0.0), spread(0.0), spread(0.0), spread(0.0)
-    size, drift, miss = spread(0.0), spread(0.0), spread(0.0)
+    size, drift, miss, largest = spread(0.0), spread(0.0), spread(0.0), spread(0.0)
     for begin in range(first, end, STRIDE):
         stop = min(begin + STRIDE, end)
         _take_scores(
@@ -253,7 +258,7 @@ def _refine(
         else:
             for j in range(0, stop - begin, LANES):
                 store(desk, _W + j, power_parts(load(desk, _LOG + j), LOG2_E, LOG2_E_REST)[2])
-        _improve(o, begin, stop, end, gamma, desk)
+        largest = _improve(o, begin, stop, end, gamma, desk, largest)
         c = spread(0.0)
         for i in range(begin, stop, LANES):
             j = i - begin
@@ -273,6 +278,7 @@ def _refine(
     sums[_RATIO], sums[_SLOPE], sums[_BEND] = total(ratio), total(slope), total(bend)
     sums[_THIRD] = total(third)
     sums[_SIZE], sums[_DRIFT], sums[_MISS] = total(size), total(drift), total(miss)
+    sums[_LARGEST] = greatest(largest)
 
 
 @EXACT
@@ -521,6 +527,10 @@ def _next(work: int, state: FloatArray, sums: FloatArray, n_blocks: int) -> int:
     new = min(max(old + beta * whole, state[_LEAST]), state[_MOST])
     within = state[_LEAST] <= old <= state[_MOST]
     if exact and abs(change) <= _ENDS * gamma and within:
+        for k in range(n_blocks):
+            # Of a larger step t would not be what was measured.
+            if not sums[k, _LARGEST] <= _TRUSTED:
+                return GENERAL
         state[_CHANGE] = change
         state[_FELT] = total_of(sums, _SIZE, n_blocks)
         state[_LOST] = total_of(sums, _DRIFT, n_blocks)
