@@ -19,7 +19,7 @@ The certificate.  For any w > 0 and lambda, with t measured on them,
     primal = lambda + beta (sum p ((w - 1)^2/2 + (1 + gamma) (w - 1)) + sum p w t).
 
 The second pass measures t on the w that it wrote, whose logarithm is `l + log(1 + u)`, u the last
-step.  A move by a factor `1 - e` adds `Q e - move + gamma (e^2/2 + e^3/3 + ...)` to t, and the
+step, three terms of which series suffice; a row with a larger step is handed back.  A move by a factor `1 - e` adds `Q e - move + gamma (e^2/2 + e^3/3 + ...)` to t, and the
 roots of the gaps add up (Minkowski).  Where all w are near 1 the terms of that primal value cancel;
 there the last pass takes logarithms and
 
