@@ -19,9 +19,10 @@ The certificate.  For any w > 0 and lambda, with t measured on them,
     primal = lambda + beta (sum p ((w - 1)^2/2 + (1 + gamma) (w - 1)) + sum p w t).
 
 The second pass measures t on the w that it wrote, whose logarithm is `l + log(1 + u)`, u the last
-step, three terms of which series suffice; a row with a larger step is handed back.  A move by a factor `1 - e` adds `Q e - move + gamma (e^2/2 + e^3/3 + ...)` to t, and the
-roots of the gaps add up (Minkowski).  Where all w are near 1 the terms of that primal value cancel;
-there the last pass takes logarithms and
+step, three terms of which series suffice; a row with a larger step is handed back.  A move by a
+factor `1 - e` adds `Q e - move + gamma (e^2/2 + e^3/3 + ...)` to t, and the roots of the gaps add
+up (Minkowski).  Where all w are near 1 the terms of that primal value cancel; there the last pass
+takes logarithms and
 
     primal = lambda + beta sum (pi s - p (w - 1)^2/2 - gamma p (w log w - w + 1)).
 
@@ -44,6 +45,7 @@ from rlhfsim.kernels.blocks import (
     GENERAL,
     SAMPLE,
     STRIDE,
+    WIDTH,
     certify,
     fetch_next,
     fetch_policy,
@@ -371,7 +373,8 @@ def start(
         return _SCAN
     # By Jensen, `sum p w` is at least the mass at the mean.
     inverse, anchor, left, right = 1.0 / beta, mean, mean, np.inf
-    x, q, sums = borrow(sample, 0, n), borrow(sample, SAMPLE, n), borrow(sample, 2 * SAMPLE, 8)
+    x, q = borrow(sample, 0, n), borrow(sample, SAMPLE, n)
+    sums, room = borrow(sample, 2 * SAMPLE, WIDTH), borrow(sample, 2 * SAMPLE + WIDTH, STRIDE)
     best = spread(-np.inf)
     for i in range(0, n, LANES):
         best = larger(best, take(x, i, n, -np.inf))
@@ -379,21 +382,8 @@ def start(
     for _ in range(_SAMPLE_STEPS):
         far = _is_far(top, anchor, 0.0, state)
         _guess(
-            x,
-            q,
-            x,
-            0,
-            n,
-            anchor,
-            inverse,
-            0.0,
-            gamma,
-            log_gamma,
-            far,
-            False,
-            borrow(sample, 2 * SAMPLE + 16, STRIDE),
-            sums,
-        )
+            x, q, x, 0, n, anchor, inverse, 0.0, gamma, log_gamma, far, False, room, sums
+        )  # fmt: skip
         change = gamma * _root(sums[_RATIO] - mass, sums[_SLOPE], sums[_BEND], sums[_THIRD])
         if not abs(change) < np.inf:
             break
@@ -450,7 +440,8 @@ def run(
     inverse, anchor, gamma = 1.0 / state[_BETA], state[_ANCHOR], state[_GAMMA]
     log_gamma, rest, change = state[_LOG_GAMMA], state[_REST], state[_CHANGE]
     far = state[_FAR] > 0.0
-    # z and log w of the worst reward; log w is at most z + log gamma.
+    # At the worst reward, log w is at most z + log gamma.  No reward is known in the first pass,
+    # which does not ask.
     low = (1.0 + (state[_LEAST] - anchor) * inverse - rest) / gamma < _LOW_LOG
     for k in range(first, last):
         begin, end = k * BLOCK, min(r.size, (k + 1) * BLOCK)
